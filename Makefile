@@ -1,0 +1,77 @@
+# The commands of this project; `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help venv servers demo test check bench clean
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Debian keeps the server binaries outside of an ordinary user's PATH.
+SERVER_PATH := $(PATH):/usr/sbin:$(subst $() ,:,$(wildcard /usr/lib/postgresql/*/bin))
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+venv: .venv/.dev ## create .venv with all that developing needs
+
+servers: ## install PostgreSQL and MariaDB where they are missing (Debian, as root)
+	@missing=(); \
+	PATH="$(SERVER_PATH)"; \
+	command -v postgres >/dev/null || missing+=(postgresql); \
+	{ command -v mariadbd && command -v mariadb-install-db; } >/dev/null || missing+=(mariadb-server); \
+	[ $${#missing[@]} -eq 0 ] || { $(call apt_install,$${missing[*]}); }
+
+demo: .venv/.demo ## show a transaction surviving a crash; needs no server
+	@$(BIN)/nodoubt demo
+
+test: servers venv ## run all tests, on real servers of their own; ARGS="…" goes to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: venv ## lint, format and types
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run $(BIN)/ruff format"; exit 1; }
+	@$(BIN)/mypy
+
+bench: servers .venv/.bench ## measure against the peers, on real servers of its own
+	@$(BIN)/nodoubt bench $(ARGS)
+
+clean: ## remove .venv, caches and builds
+	@rm -rf .venv build dist .cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+# One stamp for each set of extras: installed again only when pyproject.toml changes.
+.venv/.dev: EXTRAS := dev
+.venv/.demo: EXTRAS := sqlite
+.venv/.bench: EXTRAS := all,bench
+.venv/.dev .venv/.demo .venv/.bench: pyproject.toml | $(BIN)/pip
+	@echo "installing nodoubt[$(EXTRAS)] into .venv"
+	@$(PIP) install --editable '.[$(EXTRAS)]'
+	@touch $@
+
+# Debian's python3 comes without ensurepip until python3-venv is installed.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "nodoubt needs Python 3.11 or newer; name one: make PYTHON=python3.x"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(call apt_install,python3-venv); }
+	@$(PYTHON) -m venv .venv
+
+# Installs Debian packages quietly, or says what to install. The policy keeps a package's own service from starting
+# (101 = forbidden): the tests start servers of their own. A policy that the machine has already is left alone.
+define apt_install
+	if [ "$$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "missing on this machine: $(1)"; \
+		echo "on Debian, as root: apt-get install --no-install-recommends $(1)"; \
+		exit 1; \
+	fi; \
+	echo "installing $(1)"; \
+	policy=/usr/sbin/policy-rc.d; \
+	if [ ! -e $$policy ]; then \
+		trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
+		printf '#!/bin/sh\nexit 101\n' >$$policy; \
+		chmod +x $$policy; \
+	fi; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get update -qq && apt-get install -qq -y --no-install-recommends $(1) >/dev/null
+endef
