@@ -1,0 +1,67 @@
+"""Real servers and fresh databases for the tests.
+
+A server starts when the first test asks for it and serves the whole run; a test gets databases of its own on it. A test
+that cannot have its server fails: it is never skipped.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, cast
+
+import pytest
+
+from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server
+
+ServerName = Literal["postgresql", "postgresql2", "mariadb"]
+DatabaseFactory = Callable[[ServerName | Literal["sqlite"]], str]
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQLServer]:
+    """The first PostgreSQL server of this run."""
+    with PostgreSQLServer.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql2() -> Iterator[PostgreSQLServer]:
+    """A second PostgreSQL server, for transactions over two of a kind."""
+    with PostgreSQLServer.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDBServer]:
+    """The MariaDB server of this run."""
+    with MariaDBServer.start() as server:
+        yield server
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DatabaseFactory]:
+    """Call it with a server's fixture name or `sqlite`: the URL of a new, empty database, as often as needed.
+
+    A test may leave its servers killed or paused; they run again before the next test.
+    """
+    made: list[tuple[Server, str]] = []
+
+    def create(where: ServerName | Literal["sqlite"]) -> str:
+        name = f"t_{secrets.token_hex(6)}"
+        if where == "sqlite":
+            return f"sqlite:///{tmp_path / name}.db"
+        server = cast(Server, request.getfixturevalue(where))
+        url = server.create_database(name)
+        made.append((server, name))
+        return url
+
+    yield create
+    for server, name in made:
+        server.resume()
+        if not server.running:
+            server.restart()
+        # An empty PostgreSQL database takes 7 MB, one of MariaDB next to nothing until the server's folder goes.
+        if isinstance(server, PostgreSQLServer):
+            server.drop_database(name)
