@@ -84,7 +84,7 @@ def test_restart_of_a_running_server_is_clean(server: Server) -> None:
 def test_a_paused_server_is_silent_until_resumed(server: Server) -> None:
     fill(server.url)
     server.pause()
-    # The kernel still completes the connection, the server says nothing. Silence has no end to wait for: a moment must do.
+    # The kernel still completes the connection. Silence has no end to wait for: a moment must do.
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
         client.sendall(b"\0\0\0\x08\x04\xd2\x16\x2f")  # PostgreSQL's SSLRequest; MariaDB would greet first
         assert not select.select([client], [], [], 0.3)[0]
