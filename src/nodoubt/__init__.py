@@ -1,3 +1,35 @@
-"""One transaction over several databases that happens everywhere or nowhere."""
+"""One transaction over several databases that happens everywhere or nowhere, whatever crashes."""
+
+from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManager
+from nodoubt.engine.engine import Settings
+from nodoubt.engine.settle import Doubt, SettleReport
+from nodoubt.errors import (
+    Aborted,
+    ConfigError,
+    GuardError,
+    HeuristicOutcome,
+    InvariantBroken,
+    NodeUnavailable,
+    NodoubtError,
+    Outcome,
+    OutcomeUnknown,
+)
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Aborted",
+    "AsyncTransaction",
+    "AsyncTransactionManager",
+    "ConfigError",
+    "Doubt",
+    "GuardError",
+    "HeuristicOutcome",
+    "InvariantBroken",
+    "NodeUnavailable",
+    "NodoubtError",
+    "Outcome",
+    "OutcomeUnknown",
+    "SettleReport",
+    "Settings",
+]

@@ -1,0 +1,199 @@
+"""The public shell for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+from nodoubt.engine.config import Config, Source, load
+from nodoubt.engine.engine import Engine
+from nodoubt.engine.retry import backoff_s, may_retry
+from nodoubt.engine.settle import Doubt, SettleReport
+from nodoubt.engine.work import Work
+from nodoubt.engine.worlds import AsyncWorld
+from nodoubt.errors import NodoubtError, Outcome
+from nodoubt.nodes.contract import Node
+from nodoubt.nodes.registry import make_node
+
+logger = logging.getLogger("nodoubt")
+T = TypeVar("T")
+
+
+class AsyncTransaction:
+    """A transaction: ``async with tm.transaction() as tx``."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._task: asyncio.Task[Any] | None = None
+        self._interrupted = False
+
+    @property
+    def gid(self) -> str:
+        """The transaction's globally unique id."""
+        return self._work.gid
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is known of its end."""
+        return self._work.outcome
+
+    async def on(self, name: str, *, read_only: bool = False) -> Any:
+        """The driver's own connection to a node, in this transaction.
+
+        Raises ConfigError for an unknown name and NodeUnavailable when the node or its pool cannot serve. The connection
+        is usable until the block ends; calling commit, rollback or the like on it raises GuardError.
+        """
+        return await self._work.on(name, read_only=read_only)
+
+    async def rollback(self, reason: str = "rolled back by the caller") -> None:
+        """Undo everything now. Leaving the block afterwards is no error."""
+        await _to_its_end(self._work.roll_back(reason))
+
+    async def __aenter__(self) -> AsyncTransaction:
+        self._task = asyncio.current_task()
+        self._work.interrupt = self._interrupt
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._work.interrupt = None
+        if error is not None:
+            await _to_its_end(self._work.roll_back(f"{type(error).__name__}: {error}"))
+            if isinstance(error, NodoubtError):
+                error.outcome = self.outcome
+            if self._interrupted and isinstance(error, asyncio.CancelledError) and self._task is not None:
+                # Our own interrupt, as asyncio.timeout does it; somebody else's cancellation goes on.
+                if self._task.uncancel() == 0:
+                    raise self._work.timed_out() from error
+            return
+        if self.outcome.state == "unknown":
+            await _to_its_end(self._work.commit())
+
+    def _interrupt(self) -> None:
+        if self._task is not None:
+            self._interrupted = True
+            self._task.cancel()
+
+
+async def _to_its_end(step: Any) -> Any:
+    """Run a step that a cancellation of the caller must not tear (recovery rule 13); the cancellation follows it."""
+    task = asyncio.ensure_future(step)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.cancelled():
+                raise
+            cancelled = error
+        except BaseException:
+            break
+    if cancelled is not None:
+        if not task.cancelled() and task.exception() is not None:
+            cancelled.__cause__ = task.exception()
+        raise cancelled
+    return task.result()
+
+
+class AsyncTransactionManager:
+    """Opens transactions over the configured nodes, and settles in the background. See :meth:`open`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._engine: Engine | None = None
+        self._background: asyncio.Task[None] | None = None
+        self._nudged = asyncio.Event()
+
+    @classmethod
+    def open(cls, source: Source | None = None, *, domain: str | None = None, **settings: Any) -> AsyncTransactionManager:
+        """Configure a manager; ``async with`` opens its nodes.
+
+        ``source`` is the path of a TOML file or a mapping ``{node: URL}``; ``settings`` are those of
+        :class:`nodoubt.Settings`. Raises ConfigError; entering raises ConfigError or NodeUnavailable.
+        """
+        return cls(load(source, domain=domain, **settings))
+
+    async def __aenter__(self) -> AsyncTransactionManager:
+        world = AsyncWorld()
+        nodes = [
+            make_node(name, self._config.domain, settings, world, asynchronous=True)
+            for name, settings in self._config.nodes.items()
+        ]
+        self._engine = Engine(nodes, world, domain=self._config.domain, settings=self._config.settings)
+        self._engine.nudge = self._nudged.set
+        await self._engine.open()
+        self._background = asyncio.create_task(self._tend(self._engine), name="nodoubt-settler")
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._background is not None:
+            self._background.cancel()
+            await asyncio.gather(self._background, return_exceptions=True)
+        if self._engine is not None:
+            await self._engine.close()
+
+    async def _tend(self, engine: Engine) -> None:
+        while True:
+            self._nudged.clear()
+            try:
+                pause_s = await engine.tend()
+            except Exception:
+                logger.exception("the background settler met a bug and goes on")
+                pause_s = engine.settings.settle_every_s
+            try:
+                await asyncio.wait_for(self._nudged.wait(), pause_s)
+            except TimeoutError:
+                continue
+
+    @property
+    def engine(self) -> Engine:
+        """The engine behind the manager, for tools."""
+        if self._engine is None:
+            raise RuntimeError("open the manager first: async with AsyncTransactionManager.open(…) as tm")
+        return self._engine
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The configured nodes by name."""
+        return self.engine.nodes
+
+    def transaction(self, *, timeout: float | None = None, home: str | None = None) -> AsyncTransaction:
+        """Begin a transaction: leaving the block commits everywhere, an exception in it rolls back everywhere.
+
+        ``timeout`` is in seconds and ends at the decision. ``home`` names the node that carries the decision; by default it
+        is the first one enlisted. Leaving the block raises Aborted, OutcomeUnknown or HeuristicOutcome.
+        """
+        return AsyncTransaction(self.engine.begin(home=home, timeout_s=timeout))
+
+    async def run(
+        self, function: Callable[[AsyncTransaction], Awaitable[T]], *, attempts: int = 3, timeout: float | None = None
+    ) -> T:
+        """Run a closure in a transaction, again with a new one after an abort that is retryable, ``attempts`` times at most.
+
+        Nothing else is ever retried; an unknown outcome least of all.
+        """
+        for attempt in range(1, attempts + 1):
+            try:
+                async with self.transaction(timeout=timeout) as tx:
+                    return await function(tx)
+            except Exception as error:
+                if attempt == attempts or not may_retry(error, tx.outcome):
+                    raise
+                await self.engine.world.sleep(backoff_s(attempt, self.engine.world))
+        raise ValueError("attempts must be at least 1")
+
+    async def outcome(self, gid: str) -> Outcome:
+        """What became of a transaction, of this process or any other, while its decision is retained."""
+        return await self.engine.outcome(gid)
+
+    async def in_doubt(self) -> list[Doubt]:
+        """What is prepared or decided and not finished. Touches nothing."""
+        return await self.engine.in_doubt()
+
+    async def settle(self, *, grace_s: float | None = None) -> SettleReport:
+        """One round of settling now."""
+        return await self.engine.settle(grace_s=grace_s)

@@ -1,0 +1,217 @@
+"""The engine of one manager: its nodes, its live transactions, and the bookkeeping that settling and forgetting need."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nodoubt.engine.performer import Watch
+from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
+from nodoubt.engine.work import Work
+from nodoubt.errors import ConfigError, NodoubtError, Outcome
+from nodoubt.nodes.contract import DecisionRow, Node
+from nodoubt.nodes.world import World
+from nodoubt.protocol.ids import gid_at, is_gid, new_gid
+from nodoubt.protocol.transaction import Transaction
+from nodoubt.protocol.verdicts import HomeSays
+
+logger = logging.getLogger("nodoubt")
+
+#: Rows that one purge takes, so that no transaction of ours grows long.
+PURGE_BATCH = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can be set for a manager. Times are in seconds."""
+
+    #: A transaction that is not decided by then is aborted.
+    timeout_s: float = 60.0
+    #: How often the background settler looks at all nodes.
+    settle_every_s: float = 10.0
+    #: Branches younger than this are left to their owner.
+    grace_s: float = 30.0
+    #: How often finished decisions are marked complete.
+    forget_every_s: float = 1.0
+    #: How long complete decisions and tombstones are kept; far longer than any session of ours can idle in a transaction.
+    retention_s: float = 6 * 3600.0
+    purge_every_s: float = 60.0
+    #: Settle in the background.
+    settle: bool = True
+    #: Seen by crash harnesses and traces.
+    watch: Watch | None = field(default=None, compare=False)
+
+
+class Engine:
+    """Everything that both shells share. Its coroutines run in either world."""
+
+    def __init__(self, nodes: Sequence[Node], world: World, *, domain: str, settings: Settings) -> None:
+        self.nodes: Mapping[str, Node] = {node.name: node for node in nodes}
+        self.world = world
+        self.domain = domain
+        self.settings = settings
+        self.watch = settings.watch
+        self.live: dict[str, Work] = {}
+        #: Called when something was handed over: the background settler should not wait for its next round.
+        self.nudge: Callable[[], None] = lambda: None
+        self._settler = Settler(self.nodes, world, self.live.__contains__, self.watch)
+        self._owed: set[str] = set()
+        #: home -> gid -> participants, to be marked complete.
+        self._finished: dict[str, dict[str, Mapping[int, str]]] = defaultdict(dict)
+        self._lock = threading.Lock()
+        self._next_settle = self._next_purge = 0.0
+
+    async def open(self) -> None:
+        """Open every node; if one fails, close those that were opened."""
+        try:
+            for node in self.nodes.values():
+                await node.open()
+        except BaseException:
+            await self.close()
+            raise
+        self._next_settle = self.world.now()
+        self._next_purge = self.world.now() + self.settings.purge_every_s
+
+    async def close(self) -> None:
+        """Mark what is finished and close every node. Live transactions are not waited for."""
+        await self.flush()
+        for node in self.nodes.values():
+            await node.close()
+
+    def node(self, name: str) -> Node:
+        """The node of that name, or ConfigError with a suggestion."""
+        try:
+            return self.nodes[name]
+        except KeyError:
+            close = difflib.get_close_matches(name, self.nodes, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"configured are: {', '.join(self.nodes) or 'none'}"
+            raise ConfigError(f"no node is called {name!r}", hint=hint) from None
+
+    def default_home(self) -> str:
+        """The first configured node that can hold decisions, for transactions that begin on one that cannot."""
+        for node in self.nodes.values():
+            if node.capabilities.home:
+                return node.name
+        raise ConfigError("no configured node can hold a decision", hint="run `nodoubt doctor`")
+
+    def begin(self, *, home: str | None = None, timeout_s: float | None = None) -> Work:
+        """Begin a transaction; nothing is sent to any node yet."""
+        if home is not None and not self.node(home).capabilities.home:
+            raise ConfigError(f"node {home!r} cannot be home", hint="run `nodoubt doctor` to see why")
+        gid = new_gid(self.world.unix_ms(), self.world.random(10))
+        work = Work(self, gid, home=home, timeout_s=self.settings.timeout_s if timeout_s is None else timeout_s)
+        self.live[gid] = work
+        return work
+
+    def forget(self, machine: Transaction, home: str | None) -> None:
+        """Every branch of a committed transaction is finished: its row is marked complete with the next batch."""
+        if home is not None:
+            with self._lock:
+                self._finished[home][machine.gid] = machine.participants
+
+    def hand_over(self, work: Work) -> None:
+        """Something of a transaction is left to do: settle it without waiting for the grace period."""
+        with self._lock:
+            self._owed.add(work.gid)
+        self._next_settle = self.world.now()
+        self.nudge()
+
+    async def flush(self) -> None:
+        """Mark finished decisions complete, in batches. What cannot be marked now is found again by settling."""
+        with self._lock:
+            finished, self._finished = self._finished, defaultdict(dict)
+        for home, by_gid in finished.items():
+            gids = list(by_gid)
+            for first in range(0, len(gids), BATCH):
+                try:
+                    await complete(self.nodes, home, {gid: by_gid[gid] for gid in gids[first : first + BATCH]})
+                except NodoubtError as error:
+                    logger.info("not marked complete yet: %s", error)
+
+    async def settle(
+        self, *, grace_s: float | None = None, progress: Callable[[int, int], None] | None = None
+    ) -> SettleReport:
+        """One round of settling over all nodes."""
+        await self.flush()
+        with self._lock:
+            owed = frozenset(self._owed)
+        report = await self._settler.round(
+            grace_s=self.settings.grace_s if grace_s is None else grace_s, owed=owed, progress=progress
+        )
+        waiting = {doubt.gid for doubt in report.waiting}
+        with self._lock:
+            # A node that did not answer may hold branches that were not seen: keep what is owed until all were heard.
+            self._owed -= {gid for gid in owed if gid not in waiting and not report.unreachable}
+        return report
+
+    async def in_doubt(self) -> list[Doubt]:
+        """Everything that is prepared or decided and not finished, and not at work in this process. Touches nothing."""
+        return (await self._settler.look(grace_s=self.settings.grace_s)).waiting
+
+    async def outcome(self, gid: str) -> Outcome:
+        """What became of a transaction, of this process or any other, as long as its decision is retained."""
+        if not is_gid(gid):
+            raise ConfigError(f"{gid!r} is not a gid", hint="a gid has 26 characters, such as those of tx.gid")
+        if (work := self.live.get(gid)) is not None:
+            return work.outcome
+        rows, silent = await self.decisions(gid)
+        for row in rows.values():
+            match row.says:
+                case HomeSays.COMMITTED:
+                    left = {doubt.node for doubt in await self.in_doubt() if doubt.gid == gid}
+                    return Outcome(state="committed", pending=tuple(sorted(left)))
+                case HomeSays.COMPLETE:
+                    return Outcome(state="committed")
+                case HomeSays.ABORTED:
+                    return Outcome(state="aborted", reason=row.reason or "a tombstone stands at home")
+                case _:
+                    return Outcome(state="unknown", reason=f"the decision row cannot be read: {row.reason}")
+        if silent:
+            return Outcome(state="unknown", reason=f"no answer from {', '.join(silent)}")
+        return Outcome(state="unknown", reason="no node holds a decision: it was never decided, or is older than the retention")
+
+    async def decisions(self, gid: str) -> tuple[dict[str, DecisionRow], list[str]]:
+        """The decision rows of a gid by node, and the nodes that could not be asked."""
+        rows: dict[str, DecisionRow] = {}
+        silent: list[str] = []
+        for node in self.nodes.values():
+            if node.capabilities.home:
+                try:
+                    rows.update({node.name: row for row in (await node.decisions([gid])).values()})
+                except NodoubtError:
+                    silent.append(node.name)
+        return rows, silent
+
+    async def purge(self) -> int:
+        """Delete what is older than the retention."""
+        before = gid_at(self.world.unix_ms() - int(self.settings.retention_s * 1000))
+        count = 0
+        for node in self.nodes.values():
+            if node.capabilities.home:
+                while (purged := await node.purge(before, self.settings.retention_s, PURGE_BATCH)) == PURGE_BATCH:
+                    count += purged
+                count += purged
+        return count
+
+    async def tend(self) -> float:
+        """One turn of the background: forget, settle, purge what is due. Returns the seconds until the next turn."""
+        try:
+            await self.flush()
+            now = self.world.now()
+            if self.settings.settle and now >= self._next_settle:
+                self._next_settle = now + self.settings.settle_every_s
+                report = await self.settle()
+                for node, reason in report.unreachable.items():
+                    logger.warning("settling goes on without %r: %s", node, reason)
+                if self._owed:
+                    self._next_settle = self.world.now() + min(1.0, self.settings.settle_every_s)
+            if now >= self._next_purge:
+                self._next_purge = now + self.settings.purge_every_s
+                await self.purge()
+        except NodoubtError as error:
+            logger.warning("the background goes on: %s", error)
+        return self.settings.forget_every_s

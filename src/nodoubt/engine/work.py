@@ -1,0 +1,212 @@
+"""One live transaction: its machine, its branches, its deadline. What both public shells wrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nodoubt.errors import Aborted, ConfigError, GuardError, HeuristicOutcome, NodoubtError, Outcome, OutcomeUnknown
+from nodoubt.engine.performer import Performer
+from nodoubt.nodes.contract import Branch
+from nodoubt.nodes.world import Alarm
+from nodoubt.protocol import messages as m
+from nodoubt.protocol.ids import BRANCHES_MAX, BranchId
+from nodoubt.protocol.states import ENDED, Phase
+from nodoubt.protocol.transaction import Transaction
+
+if TYPE_CHECKING:
+    from nodoubt.engine.engine import Engine
+
+#: How long after the deadline a decision that was sent is waited for before its session is cut and home is probed.
+PATIENCE_S = 10.0
+
+
+class Work:
+    """A transaction of this process, from its beginning to the truth about its end."""
+
+    def __init__(self, engine: Engine, gid: str, *, home: str | None, timeout_s: float) -> None:
+        self.gid = gid
+        self.machine = Transaction(gid)
+        self.connections: dict[str, Any] = {}
+        #: Called when the deadline passes while the block is still at work: the shell interrupts it.
+        self.interrupt: Callable[[], None] | None = None
+        self.expired = False
+        self._engine = engine
+        self._home = home
+        self._timeout_s = timeout_s
+        self._read_only: dict[str, bool] = {}
+        self._branches: list[Branch] = []
+        self._performer = Performer(self.machine, engine.nodes.get(home or ""), engine.world, engine.watch)
+        self._doom: NodoubtError | None = None
+        self._alarm: Alarm = engine.world.later(timeout_s, self._expire)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What is known now."""
+        return self.machine.outcome
+
+    @property
+    def home(self) -> str | None:
+        """The node that carries, or will carry, the decision."""
+        return self._home
+
+    async def on(self, name: str, *, read_only: bool = False) -> Any:
+        """The connection to a node, opening its branch on first use."""
+        self._check_active()
+        known = self._read_only.get(name)
+        if known is not None:
+            if known and not read_only:
+                raise GuardError(f"node {name!r} was opened read-only in this transaction", gid=self.gid)
+            if name not in self.connections:
+                raise GuardError(f"node {name!r} is being opened by another task", gid=self.gid)
+            return self.connections[name]
+        self._read_only[name] = read_only
+        try:
+            self.connections[name] = (await self._open(name, read_only=read_only)).connection
+        except NodoubtError as error:
+            # A block that swallows this error must not commit half of what it meant to do.
+            error.gid = self.gid
+            self._doom = self._doom or error
+            raise
+        return self.connections[name]
+
+    async def _open(self, name: str, *, read_only: bool) -> Branch:
+        node = self._engine.node(name)
+        if self._home is None and not read_only:
+            self._home = name if node.capabilities.home else self._engine.default_home()
+        number = len(self.machine.branches)
+        if number >= BRANCHES_MAX:
+            raise ConfigError(f"a transaction has at most {BRANCHES_MAX} branches", gid=self.gid)
+        is_home = name == self._home and not read_only
+        await self._performer.tell(m.Enlisted(branch=number, node=name, read_only=read_only, home=is_home))
+        if is_home:
+            self._performer.home_is(node)
+        id = BranchId(domain=self._engine.domain, gid=self.gid, branch=number, home=self._home or name)
+        branch = await node.begin(id, read_only=read_only, is_home=is_home)
+        self._performer.add(number, branch)
+        self._branches.append(branch)
+        if self.expired:
+            branch.fence(self.timed_out())
+        return branch
+
+    async def commit(self) -> Outcome:
+        """Leave the block: commit everywhere, or raise what is true instead."""
+        doom = self._doom or next((b.misuse for b in self._branches if b.misuse is not None), None)
+        if doom is not None:
+            await self.roll_back(str(doom.args[0]))
+            if isinstance(doom, NodoubtError):
+                doom.outcome = self.outcome
+            raise doom
+        return await self._end(m.CommitRequested())
+
+    async def roll_back(self, reason: str) -> Outcome:
+        """Undo everything. Never raises for a transaction that is already over."""
+        if self.machine.phase is not Phase.ACTIVE:
+            return self.outcome
+        try:
+            return await self._end(m.AbortRequested(reason=reason))
+        except Aborted:
+            return self.outcome
+
+    async def _end(self, request: m.CommitRequested | m.AbortRequested) -> Outcome:
+        over = GuardError("the transaction is over: its connections cannot be used any more", gid=self.gid)
+        for branch in self._branches:
+            branch.fence(over)
+        try:
+            if isinstance(request, m.CommitRequested) and not all(self.machine.read_only) and self.machine.home is None:
+                await self._open_home()
+            await self._performer.tell(request)
+        except Aborted:
+            raise
+        except BaseException:
+            # A bug, or an interrupt of this very thread: whatever was prepared is the settler's now.
+            for branch in self._branches:
+                branch.abandon()
+            self._engine.hand_over(self)
+            raise
+        finally:
+            self._alarm.cancel()
+            self._engine.live.pop(self.gid, None)
+        return self._conclude()
+
+    async def _open_home(self) -> None:
+        try:
+            if self._home is None:
+                raise ConfigError("no configured node can hold a decision", hint="run `nodoubt doctor`")
+            (await self._open(self._home, read_only=False)).fence(GuardError("home's own branch", gid=self.gid))
+        except NodoubtError as error:
+            await self._performer.tell(m.AbortRequested(reason=error.message))
+            raise Aborted(
+                error.message, gid=self.gid, outcome=self.outcome, retryable=error.retryable, hint=error.hint
+            ) from error
+
+    def _conclude(self) -> Outcome:
+        outcome = self.outcome
+        if isinstance(self._performer.closing, m.Forget):
+            self._engine.forget(self.machine, self._home)
+        elif isinstance(self._performer.closing, m.HandOver):
+            self._engine.hand_over(self)
+        if outcome.strays:
+            raise HeuristicOutcome(
+                f"decided {outcome.state}, but somebody else finished it differently on {', '.join(outcome.strays)}",
+                gid=self.gid,
+                outcome=outcome,
+                hint=f"look with `nodoubt tx show {self.gid}` and repair the data by hand",
+            )
+        if outcome.state == "committed":
+            return outcome
+        answer = self._performer.answer
+        cause = answer.error if answer else None
+        if outcome.state == "aborted":
+            raise Aborted(
+                outcome.reason or "the transaction was aborted",
+                gid=self.gid,
+                outcome=outcome,
+                retryable=answer.retryable if answer else None,
+            ) from cause
+        raise OutcomeUnknown(
+            f"the decision was sent to {self._home!r} and its answer lost: {outcome.reason}",
+            gid=self.gid,
+            outcome=outcome,
+            hint="do not retry; it is settled in the background: ask tm.outcome(gid)",
+        ) from cause
+
+    def doom(self, error: NodoubtError) -> None:
+        """Make the transaction abort whatever the block does."""
+        self._doom = self._doom or error
+
+    def _check_active(self) -> None:
+        if self.expired:
+            raise self.timed_out()
+        if self.machine.phase is not Phase.ACTIVE:
+            raise GuardError("the transaction is over", gid=self.gid, outcome=self.outcome)
+
+    def timed_out(self) -> Aborted:
+        return Aborted(
+            f"the transaction was not over within {self._timeout_s:g} s",
+            gid=self.gid,
+            outcome=self.outcome,
+            retryable=True,
+            hint="pass a larger timeout to transaction(), or do less in the block",
+        )
+
+    def _expire(self) -> None:
+        """The deadline: before the decision the connections become unusable at once (recovery rule 10)."""
+        match self.machine.phase:
+            case Phase.ACTIVE:
+                self.expired = True
+                self.doom(self.timed_out())
+                for branch in self._branches:
+                    branch.fence(self.timed_out())
+                if self.interrupt is not None:
+                    self.interrupt()
+            case Phase.PREPARING:
+                self.sever()
+            case phase if phase not in ENDED:
+                # The decision is on its way: nothing is undone, but nobody waits for a dead connection for ever either.
+                self._alarm = self._engine.world.later(PATIENCE_S, self.sever)
+
+    def sever(self) -> None:
+        """Cut every session: each call that waits gets no answer, and the machine goes on from that fact."""
+        for branch in self._branches:
+            branch.abandon()

@@ -1,0 +1,209 @@
+"""The two worlds in which the engine really runs: asyncio, and threads. The only file that reads a clock."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import heapq
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from nodoubt.errors import InvariantBroken
+
+T = TypeVar("T")
+
+#: Threads for steps that run at once and for deadlines of one manager; branches beyond that wait for a free one.
+THREADS_MAX = 64
+
+
+class _Clock:
+    def now(self) -> float:
+        return time.monotonic()
+
+    def unix_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def random(self, count: int) -> bytes:
+        return os.urandom(count)
+
+
+class _AsyncTurns:
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
+
+    async def take(self, timeout_s: float) -> bool:
+        if self._free:
+            self._free -= 1
+            return True
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await asyncio.wait_for(turn, timeout_s)
+        except BaseException as error:
+            # A turn that was handed over while the waiter gave up must not be lost.
+            if turn.done() and not turn.cancelled():
+                self.give_back()
+            if isinstance(error, TimeoutError):
+                return False
+            raise
+        return True
+
+    def give_back(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+
+class AsyncWorld(_Clock):
+    """asyncio: steps suspend."""
+
+    def turns(self, count: int) -> _AsyncTurns:
+        return _AsyncTurns(count)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(seconds, call)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def together(self, steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        return await asyncio.gather(*steps)
+
+    async def aside(self, call: Callable[[], T]) -> T:
+        return await asyncio.to_thread(call)
+
+
+def run_now(step: Coroutine[Any, Any, T]) -> T:
+    """Run a step of a world of threads: it never suspends, so one ``send`` takes it to its end."""
+    try:
+        step.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    step.close()
+    raise InvariantBroken("a step suspended in a world of threads: an asynchronous driver was configured")
+
+
+class _ThreadTurns:
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._lock = threading.Lock()
+        self._waiting: collections.deque[threading.Event] = collections.deque()
+
+    async def take(self, timeout_s: float) -> bool:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return True
+            turn = threading.Event()
+            self._waiting.append(turn)
+        if turn.wait(timeout_s):
+            return True
+        with self._lock:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+                return False
+        return True
+
+    def give_back(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._free += 1
+
+
+class _ThreadAlarm:
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class _Alarms:
+    """All alarms of a world in one thread, started with the first alarm."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._heap: list[tuple[float, int, _ThreadAlarm]] = []
+        self._order = itertools.count()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def add(self, at: float, call: Callable[[], None]) -> _ThreadAlarm:
+        alarm = _ThreadAlarm(call)
+        with self._condition:
+            heapq.heappush(self._heap, (at, next(self._order), alarm))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="nodoubt-alarms", daemon=True)
+                self._thread.start()
+            self._condition.notify()
+        return alarm
+
+    def close(self) -> None:
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                while self._heap and self._heap[0][2].call is None:
+                    heapq.heappop(self._heap)
+                if self._closed:
+                    return
+                wait_s = self._heap[0][0] - time.monotonic() if self._heap else None
+                if wait_s is None or wait_s > 0:
+                    self._condition.wait(wait_s)
+                    continue
+                alarm = heapq.heappop(self._heap)[2]
+            if (call := alarm.call) is not None:
+                call()
+
+
+class ThreadWorld(_Clock):
+    """Threads: steps block."""
+
+    def __init__(self) -> None:
+        self._alarms = _Alarms()
+        self._executor = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="nodoubt")
+        self._closed = threading.Event()
+
+    def turns(self, count: int) -> _ThreadTurns:
+        return _ThreadTurns(count)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> _ThreadAlarm:
+        return self._alarms.add(time.monotonic() + seconds, call)
+
+    async def sleep(self, seconds: float) -> None:
+        self._closed.wait(seconds)
+
+    async def together(self, steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+        first, *others = [*steps] or [None]
+        if first is None:
+            return []
+        futures = [self._executor.submit(run_now, step) for step in others]
+        return [run_now(first), *(future.result() for future in futures)]
+
+    async def aside(self, call: Callable[[], T]) -> T:
+        return call()
+
+    def close(self) -> None:
+        """Wake sleepers and end the threads."""
+        self._closed.set()
+        self._alarms.close()
+        self._executor.shutdown()

@@ -1,0 +1,136 @@
+"""PostgreSQL by asyncpg, asynchronous. The only file that imports asyncpg."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+from asyncpg.transaction import Transaction
+
+from nodoubt.errors import ConfigError, NodeUnavailable
+from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.guard import BranchConnection, Guard
+from nodoubt.nodes.sql import NodeSettings, Row
+
+_Connection = asyncpg.Connection
+_MINE = "the connection belongs to nodoubt for as long as it is open"
+_REFUSED = dict.fromkeys(("close", "terminate", "reset", "reload_schema_state"), _MINE)
+_LASTING = ("add_listener", "set_type_codec", "set_builtin_type_codec", "add_log_listener", "add_query_logger")
+
+
+class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
+    """asyncpg's connection, asking the branch's guard before each statement of the user."""
+
+    __slots__ = ("guard",)
+    guard: Guard
+
+    async def execute(self, query: str, *args: Any, **options: Any) -> str:
+        with self.guard.statement(query):
+            return await _Connection.execute(self, query, *args, **options)
+
+    async def executemany(self, command: str, args: Any, **options: Any) -> Any:
+        with self.guard.statement(command):
+            return await _Connection.executemany(self, command, args, **options)
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+        with self.guard.statement(query):
+            return await _Connection.fetch(self, query, *args, **options)
+
+    async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
+        with self.guard.statement(query):
+            return await _Connection.fetchval(self, query, *args, **options)
+
+    async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
+        with self.guard.statement(query):
+            return await _Connection.fetchrow(self, query, *args, **options)
+
+    async def fetchmany(self, query: str, args: Any, **options: Any) -> Any:
+        with self.guard.statement(query):
+            return await _Connection.fetchmany(self, query, args, **options)
+
+    async def prepare(self, query: str, **options: Any) -> Any:
+        with self.guard.statement(query):
+            return await _Connection.prepare(self, query, **options)
+
+    def cursor(self, query: str, *args: Any, **options: Any) -> Any:
+        with self.guard.statement(query):
+            return _Connection.cursor(self, query, *args, **options)
+
+
+class AsyncpgSession:
+    """See :class:`nodoubt.nodes.sql.Session`."""
+
+    __slots__ = ("_raw", "handle", "token")
+
+    def __init__(self, raw: GuardedConnection) -> None:
+        self._raw = raw
+        self.token = ""
+        self.handle = ""
+
+    async def command(self, sql: str) -> str:
+        try:
+            tag: str = await _Connection.execute(self._raw, sql)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise _explain(error, self._raw) from error
+        return tag
+
+    async def query(self, sql: str) -> Sequence[Row]:
+        try:
+            records = await _Connection.fetch(self._raw, sql)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise _explain(error, self._raw) from error
+        return [tuple(record) for record in records]
+
+    def bind(self, guard: Guard) -> BranchConnection:
+        self._raw.guard = guard
+        # asyncpg's own nested transactions become savepoints when it believes that it began the outer one.
+        self._raw._top_xact = Transaction(self._raw, None, False, False)
+
+        def refused(name: str) -> str | None:
+            if name in _LASTING:
+                guard.lasting = True
+            return _REFUSED.get(name)
+
+        return BranchConnection(self._raw, guard, refused)
+
+    def unbind(self) -> None:
+        self._raw._top_xact = None
+
+    def abandon(self) -> None:
+        self._raw.terminate()
+
+    async def close(self) -> None:
+        try:
+            await _Connection.close(self._raw, timeout=2)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            self._raw.terminate()
+
+
+def _explain(error: Exception, raw: GuardedConnection) -> StatementFailed | ConnectionLost:
+    """The one place where asyncpg's errors are understood: an answer of the server, or no answer."""
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate and not raw.is_closed():
+        fields = error.as_dict()
+        return StatementFailed(
+            error.sqlstate, str(error), f"{fields.get('schema_name')}.{fields.get('constraint_name')}"
+        )
+    return ConnectionLost(f"{type(error).__name__}: {error}")
+
+
+class AsyncpgDriver:
+    """See :class:`nodoubt.nodes.sql.Driver`."""
+
+    async def connect(self, settings: NodeSettings) -> AsyncpgSession:
+        try:
+            raw = await asyncpg.connect(
+                settings.url,
+                timeout=settings.connect_timeout_s,
+                connection_class=GuardedConnection,
+                server_settings={"application_name": "nodoubt"},
+                **settings.options,
+            )
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError, ValueError) as error:
+            raise ConfigError(f"cannot log in: {error}", hint="check user, password and database in the URL") from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise NodeUnavailable(f"cannot connect: {type(error).__name__}: {error}", hint="is the server running?") from error
+        return AsyncpgSession(raw)

@@ -1,0 +1,208 @@
+"""The contract between the engine and a node.
+
+**The order of calls.** ``Node.open`` once. For each transaction that enlists the node, ``Node.begin`` gives a :class:`Branch`;
+the user works on ``branch.connection``. Then exactly one of these stories, in which every step is called at most once:
+
+- home:           ``decide`` -> yes, no, conflict or unknown; or ``roll_back(prepared=False)``
+- read-only:      ``release`` -> yes or no; or ``roll_back(prepared=False)``
+- any other:      ``prepare`` -> no; or yes and then ``commit`` or ``roll_back(prepared=True)``;
+                  or unknown and then ``roll_back(prepared=True)``; or ``roll_back(prepared=False)`` without a prepare
+
+``abandon`` may come at any moment, from any thread; afterwards every step answers no or unknown, truthfully, and soon.
+
+**Answers.** *Yes* is a promise that survives ``kill -9`` and power loss. *No* says that the branch is rolled back and cannot
+come back. Everything else is *unknown*: lost connections, time-outs, answers that were not understood. A step never raises for
+what a database said or failed to say; it raises only for bugs.
+
+**Evidence.** A branch that is prepared carries a row ``(gid, branch)`` in its own database, so that after it is gone its
+end can be told from inside that database. A decision row at home binds all branches, and its unique key is the only arbiter.
+
+**Recovery calls** come from any process at any time, also for branches of processes long dead.
+
+The conformance suite in ``nodoubt.testing.conformance`` checks an adapter against this page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from nodoubt.protocol.ids import BranchId
+from nodoubt.protocol.verdicts import HomeSays
+
+
+class Said(StrEnum):
+    """A node's answer to prepare, release or decide."""
+
+    YES = "yes"
+    NO = "no"
+    CONFLICT = "conflict"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What was said, and for anything but yes, why; ``error`` is the driver's own."""
+
+    said: Said
+    reason: str = ""
+    retryable: bool = False
+    error: BaseException | None = None
+
+
+YES = Answer(said=Said.YES)
+
+
+class Ended(StrEnum):
+    """What a node says when it is told to finish a branch."""
+
+    DONE = "finished now, as told"
+    APPLIED = "no such prepared branch, and its work is committed"
+    ABSENT = "no such prepared branch, and its work is not there"
+    OWED = "not now: unreachable, or still attached to a session"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an adapter can do: declared, never found out by catching."""
+
+    #: Can hold decision rows, forced to disk.
+    home: bool
+    #: A prepared branch is free of the session that prepared it.
+    detached: bool
+    #: Several branches of different transactions can be open at once.
+    concurrent: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedBranch:
+    """A branch that a node lists as prepared. ``age_s`` is by the node's own clock; it only says when to try."""
+
+    id: BranchId
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The prepared branches of our domain on one node, and how many others it holds."""
+
+    ours: tuple[PreparedBranch, ...]
+    foreign: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """A row of home's table of decisions. ``participants`` maps branch numbers to nodes."""
+
+    gid: str
+    says: HomeSays
+    participants: Mapping[int, str] = field(default_factory=dict)
+    age_s: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of ``nodoubt doctor``. ``level`` is ``ok``, ``warning`` or ``error``; ``fix`` says what to do."""
+
+    check: str
+    level: str
+    text: str
+    fix: str = ""
+
+
+class Branch(Protocol):
+    """One transaction's part on one node. See the module's text for the order of calls."""
+
+    @property
+    def connection(self) -> Any:
+        """The driver's own connection, guarded, for the user."""
+
+    @property
+    def misuse(self) -> BaseException | None:
+        """The guard rail that the user broke on this connection, if any: the transaction must abort."""
+
+    def fence(self, error: BaseException) -> None:
+        """Make the user's connection unusable at once: every further use raises ``error``."""
+
+    def abandon(self) -> None:
+        """Cut the session off without waiting. What was sent and not answered is unknown."""
+
+    async def prepare(self) -> Answer:
+        """Vote: yes, no or unknown."""
+
+    async def release(self) -> Answer:
+        """End a read-only branch: yes or no."""
+
+    async def decide(self, participants: Mapping[int, str]) -> Answer:
+        """Commit with the decision row: yes, no, conflict or unknown. A row without participants is complete at once."""
+
+    async def commit(self) -> Ended:
+        """Commit the prepared branch."""
+
+    async def roll_back(self, *, prepared: bool) -> Ended:
+        """Undo the branch; if it cannot be prepared the answer is always ``DONE``."""
+
+
+class Node(Protocol):
+    """A configured, named database."""
+
+    name: str
+    kind: str
+    capabilities: Capabilities
+
+    async def open(self) -> None:
+        """Connect, check identity and settings. Raises ConfigError or NodeUnavailable."""
+
+    async def close(self) -> None:
+        """Close every connection. Prepared branches stay."""
+
+    async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool) -> Branch:
+        """Open a branch on a pooled session. Raises NodeUnavailable."""
+
+    async def prepared(self) -> Listing:
+        """List all prepared branches, or raise NodeUnavailable: a partial list is none."""
+
+    async def applied(self, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those of the (gid, branch) pairs whose evidence is here. Raises NodeUnavailable."""
+
+    async def finish(self, branch: BranchId, *, commit: bool) -> Ended:
+        """Finish a branch that somebody else prepared. With ``commit=False`` a tombstone stands at home."""
+
+    async def probe(self, gids: Sequence[str]) -> Mapping[str, HomeSays]:
+        """As home: read each decision, inserting a tombstone where there is none; forced to disk before it returns.
+
+        Raises NodeUnavailable. A key that a committer holds for longer than a short lock time-out is ``BUSY``.
+        """
+
+    async def decisions(self, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
+        """As home: read decisions without inserting anything. Raises NodeUnavailable."""
+
+    async def unfinished(self, limit: int) -> Sequence[DecisionRow]:
+        """As home: the oldest committed decisions that are not complete. Raises NodeUnavailable."""
+
+    async def complete(self, gids: Sequence[str]) -> None:
+        """As home: mark decisions complete, forced to disk. Raises NodeUnavailable."""
+
+    async def drop_evidence(self, gids: Sequence[str]) -> None:
+        """Delete the evidence of transactions whose decisions are complete. Raises NodeUnavailable."""
+
+    async def purge(self, before_gid: str, retention_s: float, limit: int) -> int:
+        """As home: delete up to ``limit`` complete rows and tombstones; returns how many.
+
+        Only rows that are older than ``retention_s`` by the node's own clock; ``before_gid`` merely narrows the search.
+        """
+
+    async def resolve(self, gid: str, *, commit: bool, reason: str) -> HomeSays:
+        """As home: insert a decision by a person's order unless there is one; returns what stands. Raises NodeUnavailable."""
+
+    async def inspect(self) -> Sequence[Finding]:
+        """Look at everything that ``nodoubt doctor`` reports of this node; never raises for what it finds."""
+
+    async def install(self) -> str:
+        """Create or migrate our tables and write the identity row; returns what was done. Raises ConfigError."""
+
+    def ddl(self) -> str:
+        """The statements that :meth:`install` would run on an empty database, for people with migrations."""

@@ -1,0 +1,157 @@
+"""Guard rails: what stands between the user and the driver's own connection.
+
+A :class:`Guard` lives as long as one branch. The guarded subclasses in the driver files ask it before each statement; the
+:class:`BranchConnection` that the user holds asks it before each attribute, so that a connection that leaked out of its block
+is dead although the session behind it serves somebody else by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from nodoubt.errors import GuardError
+from nodoubt.nodes.statements import Reading, Rules, read
+
+
+class Guard(AbstractContextManager["Guard"]):
+    """The rules of one branch, and what was seen of it.
+
+    ``remembers_failures`` is for databases that would commit a transaction in which a statement failed.
+    """
+
+    __slots__ = ("_busy", "_closed", "_failed_at", "_reading", "_savepoints", "failure", "gid", "is_home", "lasting", "misuse", "node", "rules")
+
+    def __init__(self, node: str, gid: str, rules: Rules, *, is_home: bool) -> None:
+        self.node = node
+        self.gid = gid
+        self.rules = rules
+        self.is_home = is_home
+        self.misuse: GuardError | None = None
+        #: The first failed statement that no savepoint has undone.
+        self.failure: BaseException | None = None
+        self._failed_at = 0
+        #: Something outlives the transaction in this session: it must not serve anybody else.
+        self.lasting = False
+        self._closed: BaseException | None = None
+        self._busy = False
+        self._savepoints: list[str] = []
+        self._reading: Reading | None = None
+
+    def close(self, error: BaseException) -> None:
+        """From now on every use raises ``error``."""
+        if self._closed is None:
+            self._closed = error
+
+    def check_open(self) -> None:
+        """Raise if the branch was fenced or is over."""
+        if self._closed is not None:
+            raise self._closed
+
+    def refuse(self, what: str, why: str, hint: str = "") -> GuardError:
+        """Note that a rule was broken, which dooms the whole transaction, and return the error to raise."""
+        error = GuardError(f"{what} on node {self.node!r}: {why}", gid=self.gid, hint=hint)
+        if self.misuse is None:
+            self.misuse = error
+        return error
+
+    def statement(self, sql: str) -> Guard:
+        """Enter one statement: ``with guard.statement(sql): …``. Raises GuardError if a rule forbids it."""
+        self.check_open()
+        if self._busy:
+            raise self.refuse(
+                f"two operations at once ({shorten(sql)})",
+                "one connection serves one task at a time",
+                "await each call before the next, or give each task a transaction of its own",
+            )
+        reading = read(sql, self.rules)
+        for text, rule in reading.broken:
+            if not (rule.home_may and self.is_home):
+                raise self.refuse(shorten(text), rule.why)
+        if reading.lasting:
+            self.lasting = True
+        self._reading = reading
+        self._busy = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Leave the statement, noting whether it failed and which savepoints it set."""
+        self._busy = False
+        if error is not None:
+            self.failed(error)
+        elif self._reading is not None:
+            for step, name in self._reading.savepoints:
+                self.savepoint(step, name)
+
+    def failed(self, error: BaseException) -> None:
+        """A statement failed: unless a savepoint from before it is restored, the branch must not commit."""
+        if self.failure is None:
+            self.failure = error
+            self._failed_at = len(self._savepoints)
+
+    def savepoint(self, step: str, name: str) -> None:
+        """Follow the stack of savepoints; ``step`` is ``set``, ``to`` or ``release``."""
+        if step == "set":
+            self._savepoints.append(name)
+            return
+        if name not in self._savepoints:
+            return
+        index = len(self._savepoints) - 1 - self._savepoints[::-1].index(name)
+        if step == "release":
+            del self._savepoints[index:]
+            self._failed_at = min(self._failed_at, index)
+            return
+        del self._savepoints[index + 1 :]
+        # A failure inside the savepoint is undone with it; one from before it is not.
+        if self._failed_at > index:
+            self.failure = None
+
+
+class BranchConnection:
+    """The driver's own connection, for as long as its block lasts. ``isinstance`` sees the driver's class."""
+
+    __slots__ = ("_guard", "_raw", "_refused")
+
+    def __init__(self, raw: Any, guard: Guard, refused: Callable[[str], str | None]) -> None:
+        object.__setattr__(self, "_raw", raw)
+        object.__setattr__(self, "_guard", guard)
+        object.__setattr__(self, "_refused", refused)
+
+    @property
+    def __class__(self) -> type:  # type: ignore[override]
+        return type(self._raw)
+
+    def __getattr__(self, name: str) -> Any:
+        self._guard.check_open()
+        why = self._refused(name)
+        if why is not None:
+            raise self._guard.refuse(f"{name}()", why)
+        return getattr(self._raw, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._guard.check_open()
+        self._guard.lasting = True
+        setattr(self._raw, name, value)
+
+    def __repr__(self) -> str:
+        return f"<connection of transaction {self._guard.gid} on node {self._guard.node!r}: {self._raw!r}>"
+
+    def __enter__(self) -> Any:
+        return self.__getattr__("__enter__")()
+
+    def __exit__(self, *error: Any) -> Any:
+        return self.__getattr__("__exit__")(*error)
+
+    async def __aenter__(self) -> Any:
+        return await self.__getattr__("__aenter__")()
+
+    async def __aexit__(self, *error: Any) -> Any:
+        return await self.__getattr__("__aexit__")(*error)
+
+
+def shorten(sql: str, characters: int = 80) -> str:
+    """A statement as it appears in messages: one line, bounded."""
+    line = " ".join(sql.split())
+    return line if len(line) <= characters else line[: characters - 1] + "…"

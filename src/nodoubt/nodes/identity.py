@@ -1,0 +1,48 @@
+"""The identity row of a database: which node of which domain it is.
+
+A swapped or duplicated URL is refused when the node is opened, not discovered during recovery.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nodoubt.errors import ConfigError
+
+#: Raised by one with each change of our tables; ``install`` migrates forward.
+SCHEMA_VERSION = 1
+
+
+class Identity(NamedTuple):
+    """What the database says of itself."""
+
+    name: str
+    domain: str
+    id: str
+    schema_version: int
+
+
+def check_identity(found: Identity | None, name: str, domain: str) -> None:
+    """Raise ConfigError unless the database is installed, current, and is the node that it is configured as."""
+    if found is None:
+        raise ConfigError(f"node {name!r}: nodoubt's tables are missing", hint="run `nodoubt init`")
+    if found.domain != domain:
+        raise ConfigError(
+            f"node {name!r} reached a database of domain {found.domain!r}, not {domain!r}",
+            hint="check the node's URL and the configured domain",
+        )
+    if found.name != name:
+        raise ConfigError(
+            f"node {name!r} reached the database that is node {found.name!r}",
+            hint="two URLs are swapped, or one database is configured twice",
+        )
+    if found.schema_version > SCHEMA_VERSION:
+        raise ConfigError(
+            f"node {name!r}: its tables have schema {found.schema_version}, this nodoubt knows {SCHEMA_VERSION}",
+            hint="upgrade nodoubt on this machine",
+        )
+    if found.schema_version < SCHEMA_VERSION:
+        raise ConfigError(
+            f"node {name!r}: its tables have schema {found.schema_version}, this nodoubt needs {SCHEMA_VERSION}",
+            hint="run `nodoubt init`: it migrates forward",
+        )

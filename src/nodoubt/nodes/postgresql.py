@@ -1,0 +1,269 @@
+"""PostgreSQL: its texts, its limits, its error codes. Tried on 15 and 18; section numbers are of the manual.
+
+Facts that everything here rests on, each with a test against a real server:
+
+- PREPARE TRANSACTION and COMMIT of a failed transaction *succeed* with the tag ``ROLLBACK``: tags are checked.
+- A PREPARE that failed has rolled back. 42704 on COMMIT PREPARED proves nothing by itself.
+- COMMIT PREPARED must be alone in its packet; ``INSERT …; COMMIT`` and ``INSERT …; PREPARE TRANSACTION`` need not.
+- A row becomes visible only after its commit was forced, so a decision that was read is durable.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
+from nodoubt.nodes.failures import StatementFailed
+from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
+from nodoubt.nodes.sql import NodeSettings, Session
+from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
+from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
+from nodoubt.protocol.ids import BranchId, parse_text
+from nodoubt.protocol.verdicts import HomeSays
+
+_ENDS = "the block ends the transaction by itself: leave it to commit, raise or call tx.rollback() to abort"
+_NOT_PREPARED = "PostgreSQL cannot prepare a transaction that did this (PREPARE TRANSACTION, notes)"
+
+RULES = Rules(
+    lexicon=STANDARD,
+    forbidden=(
+        Rule(pattern=starts("BEGIN|START TRANSACTION|COMMIT|END|ABORT|PREPARE TRANSACTION"), why=_ENDS),
+        Rule(pattern=starts(r"ROLLBACK(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b)"), why=_ENDS),
+        Rule(pattern=starts("LISTEN|UNLISTEN|NOTIFY"), why=_NOT_PREPARED, home_may=True),
+        Rule(pattern=starts(r"CREATE (?:(?:GLOBAL|LOCAL) )?TEMP(?:ORARY)?"), why=_NOT_PREPARED, home_may=True),
+        Rule(pattern=starts(r"DECLARE [^;]*WITH HOLD"), why=_NOT_PREPARED, home_may=True),
+        Rule(pattern=starts(r"DISCARD|DEALLOCATE ALL|DEALLOCATE PREPARE ALL"), why="it would drop what nodoubt keeps in the session"),
+    ),
+    lasting=re.compile(
+        r"^SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)|^RESET\b|\bset_config\s*\(|\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\("
+        r"|^PREPARE\b|^LISTEN\b|^LOAD\b|^DEALLOCATE\b|\bTEMP(?:ORARY)?\b|\bWITH\s+HOLD\b",
+        re.IGNORECASE,
+    ),
+)
+
+UNIQUE_VIOLATION = "23505"
+UNDEFINED_OBJECT = "42704"
+LOCK_NOT_AVAILABLE = "55P03"
+#: Class 40 is transaction rollback (serialization failure, deadlock), 53 insufficient resources, 55 object not in state,
+#: 57 operator intervention (shutdown, cancelled); the appendix on error codes.
+_RETRYABLE_CLASSES = ("40", "53", "55", "57")
+
+DDL = """\
+CREATE SCHEMA IF NOT EXISTS nodoubt;
+CREATE TABLE IF NOT EXISTS nodoubt.node (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    name text NOT NULL, domain text NOT NULL, id text NOT NULL, schema_version integer NOT NULL
+);
+CREATE TABLE IF NOT EXISTS nodoubt.decision (
+    gid text COLLATE "C" PRIMARY KEY,
+    decision text NOT NULL,
+    participants text NOT NULL DEFAULT '{}',
+    complete boolean NOT NULL DEFAULT false,
+    decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    reason text NOT NULL DEFAULT ''
+);
+CREATE INDEX IF NOT EXISTS decision_unfinished ON nodoubt.decision (gid) WHERE NOT complete AND decision = 'committed';
+CREATE TABLE IF NOT EXISTS nodoubt.branch (
+    gid text COLLATE "C" NOT NULL, branch integer NOT NULL, PRIMARY KEY (gid, branch)
+);
+"""
+
+
+_SELECT = (
+    "SELECT gid, decision, participants, complete, extract(epoch FROM clock_timestamp() - decided_at)::float8, reason"
+    " FROM nodoubt.decision"
+)
+
+
+class PostgreSQL:
+    """The dialect: see :class:`nodoubt.nodes.sql.Dialect`."""
+
+    kind = "postgresql"
+    capabilities = Capabilities(home=True, detached=True, concurrent=True)
+    rules = RULES
+    prepared_tag = "PREPARE TRANSACTION"
+    decided_tag = "COMMIT"
+
+    async def set_up(self, session: Session, settings: NodeSettings) -> None:
+        limit_ms = int(settings.session_limit_s * 1000)
+        await session.command(
+            f"SET idle_in_transaction_session_timeout = {limit_ms};"
+            "PREPARE nodoubt_evidence(text, integer) AS INSERT INTO nodoubt.branch VALUES ($1, $2);"
+            "PREPARE nodoubt_decide(text, text, boolean) AS"
+            " INSERT INTO nodoubt.decision (gid, decision, participants, complete) VALUES ($1, 'committed', $2, $3)"
+        )
+        ((pid, started),) = await session.query(
+            "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        )
+        session.handle = f"{pid} {started}"
+
+    def begin(self, branch: BranchId, *, read_only: bool) -> str:
+        return "BEGIN READ ONLY" if read_only else "BEGIN"
+
+    def release(self) -> str:
+        return "COMMIT"
+
+    def prepare(self, branch: BranchId) -> str:
+        return f"EXECUTE nodoubt_evidence('{branch.gid}',{branch.branch});PREPARE TRANSACTION '{branch.text()}'"
+
+    def decide(self, branch: BranchId, participants: Mapping[int, str]) -> str:
+        complete = "false" if participants else "true"
+        # The block may have switched durability off for its own reasons; the decision is always forced.
+        return (
+            f"EXECUTE nodoubt_decide('{branch.gid}','{participants_json(participants)}',{complete});"
+            "SET LOCAL synchronous_commit=on;COMMIT"
+        )
+
+    def finish(self, branch: BranchId, *, commit: bool) -> str:
+        return f"{'COMMIT' if commit else 'ROLLBACK'} PREPARED '{branch.text()}'"
+
+    def is_conflict(self, failure: StatementFailed) -> bool:
+        return failure.code == UNIQUE_VIOLATION and failure.constraint == "nodoubt.decision_pkey"
+
+    def is_retryable(self, failure: StatementFailed) -> bool:
+        return failure.code[:2] in _RETRYABLE_CLASSES
+
+    def is_missing(self, failure: StatementFailed) -> bool:
+        return failure.code == UNDEFINED_OBJECT
+
+    def is_locked(self, failure: StatementFailed) -> bool:
+        return failure.code == LOCK_NOT_AVAILABLE
+
+    async def undo(self, session: Session, branch: BranchId) -> bool:
+        await session.command("ROLLBACK")
+        return True
+
+    async def prepared(self, session: Session, domain: str) -> Listing:
+        rows = await session.query(
+            "SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 FROM pg_prepared_xacts"
+            " WHERE database = current_database()"
+        )
+        branches = [(parse_text(gid), age_s) for gid, age_s in rows]
+        ours = [PreparedBranch(id=id, age_s=age_s) for id, age_s in branches if id is not None and id.domain == domain]
+        return Listing(ours=tuple(ours), foreign=len(rows) - len(ours))
+
+    async def end_owner(self, session: Session, branch: BranchId, handle: str) -> bool:
+        if not handle:
+            return True
+        pid, started = handle.split(" ", 1)
+        # A process id alone may belong to somebody else by now.
+        await session.query(
+            f"SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity"
+            f" WHERE pid = {int(pid)} AND backend_start::text = {literal(started)}"
+        )
+        rows = await session.query(
+            f"SELECT 1 FROM pg_stat_activity WHERE pid = {int(pid)} AND backend_start::text = {literal(started)}"
+        )
+        return not rows
+
+    async def applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        gids = literals(sorted({gid for gid, _ in branches}))
+        rows = await session.query(f"SELECT gid, branch FROM nodoubt.branch WHERE gid IN ({gids})")
+        return {(gid, branch) for gid, branch in rows} & set(branches)
+
+    async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
+        values = ",".join(f"({literal(gid)},'aborted')" for gid in sorted(gids))
+        # ON CONFLICT DO NOTHING waits for a committer that holds the key, as a plain INSERT would.
+        await session.command(
+            "BEGIN ISOLATION LEVEL READ COMMITTED;"
+            f"SET LOCAL lock_timeout = {int(lock_timeout_s * 1000)};SET LOCAL synchronous_commit = on"
+        )
+        fresh = await session.query(
+            f"INSERT INTO nodoubt.decision (gid, decision) VALUES {values} ON CONFLICT DO NOTHING RETURNING gid"
+        )
+        await session.command("COMMIT")
+        answers = {gid: HomeSays.FRESH for (gid,) in fresh}
+        known = [gid for gid in gids if gid not in answers]
+        if known:
+            answers.update({gid: row.says for gid, row in (await self.decisions(session, known)).items()})
+        return answers
+
+    async def decisions(self, session: Session, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
+        rows = await session.query(f"{_SELECT} WHERE gid IN ({literals(gids)})")
+        return {row[0]: decision_row(*row) for row in rows}
+
+    async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
+        rows = await session.query(
+            f"{_SELECT} WHERE NOT complete AND decision = 'committed' ORDER BY gid LIMIT {int(limit)}"
+        )
+        return [decision_row(*row) for row in rows]
+
+    def complete(self, gids: Sequence[str]) -> str:
+        return (
+            "BEGIN;SET LOCAL synchronous_commit = on;"
+            f"UPDATE nodoubt.decision SET complete = true WHERE gid IN ({literals(gids)});COMMIT"
+        )
+
+    def drop_evidence(self, gids: Sequence[str]) -> str:
+        return f"DELETE FROM nodoubt.branch WHERE gid IN ({literals(gids)})"
+
+    async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
+        tag = await session.command(
+            "DELETE FROM nodoubt.decision WHERE gid IN (SELECT gid FROM nodoubt.decision"
+            f" WHERE gid < {literal(before_gid)} AND (complete OR decision = 'aborted')"
+            f" AND decided_at < clock_timestamp() - make_interval(secs => {retention_s:f}) ORDER BY gid LIMIT {int(limit)})"
+        )
+        return int(tag.rpartition(" ")[2])
+
+    def resolve(self, gid: str, *, commit: bool, reason: str) -> str:
+        decision = "committed" if commit else "aborted"
+        return (
+            "BEGIN;SET LOCAL synchronous_commit = on;INSERT INTO nodoubt.decision (gid, decision, reason)"
+            f" VALUES ({literal(gid)}, '{decision}', {literal(reason)}) ON CONFLICT DO NOTHING;COMMIT"
+        )
+
+    async def identity(self, session: Session) -> Identity | None:
+        """The identity row; None where our tables were never made."""
+        ((installed,),) = await session.query("SELECT to_regclass('nodoubt.node') IS NOT NULL")
+        if not installed:
+            return None
+        rows = await session.query("SELECT name, domain, id, schema_version FROM nodoubt.node")
+        return Identity(*rows[0]) if rows else None
+
+    async def check_identity(self, session: Session, name: str, domain: str) -> None:
+        check_identity(await self.identity(session), name, domain)
+
+    async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
+        return await inspect(self, session, name, domain)
+
+    def home_refusal(self, findings: Sequence[Finding]) -> str:
+        return "; ".join(f.text for f in findings if f.check == "durable" and f.level == "error")
+
+    async def install(self, session: Session, name: str, domain: str, random: str) -> str:
+        found = await self.identity(session)
+        if found is not None:
+            check_identity(found, name, domain)
+            return f"{name}: already installed, schema {found.schema_version}"
+        await session.command(f"BEGIN;{self._install(name, domain, random)};COMMIT")
+        return f"{name}: installed, schema {SCHEMA_VERSION}"
+
+    def ddl(self, name: str, domain: str) -> str:
+        return f"{DDL}{self._identify(name, domain, 'md5(random()::text)')};\n"
+
+    def _install(self, name: str, domain: str, random: str) -> str:
+        return DDL + self._identify(name, domain, literal(random))
+
+    def _identify(self, name: str, domain: str, random: str) -> str:
+        return (
+            "INSERT INTO nodoubt.node (name, domain, id, schema_version)"
+            f" VALUES ({literal(name)}, {literal(domain)}, {random}, {SCHEMA_VERSION})"
+        )
+
+
+async def inspect(dialect: PostgreSQL, session: Session, name: str, domain: str) -> Sequence[Finding]:
+    """See ``nodoubt doctor``."""
+    findings = []
+    ((fsync, full_page_writes),) = await session.query(
+        "SELECT current_setting('fsync'), current_setting('full_page_writes')"
+    )
+    if fsync != "on":
+        findings.append(
+            Finding(
+                check="durable",
+                level="error",
+                text="fsync is off: a commit may be lost when the machine stops",
+                fix="set fsync = on in postgresql.conf and reload; until then the node is refused as home",
+            )
+        )
+    return findings

@@ -1,0 +1,73 @@
+"""From a URL to a node: which dialect and which driver. Drivers are imported only when a URL asks for them."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from nodoubt.errors import ConfigError
+from nodoubt.nodes.contract import Node
+
+from nodoubt.nodes.postgresql import PostgreSQL
+from nodoubt.nodes.sql import Dialect, Driver, NodeSettings, SqlNode
+from nodoubt.nodes.world import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choice:
+    """A driver of ours: where it is, in which world it works, which extra installs it."""
+
+    module: str
+    factory: str
+    extra: str
+
+
+_ASYNC = {
+    "postgresql": _Choice(module="asyncpg_driver", factory="AsyncpgDriver", extra="postgresql"),
+    "postgresql+asyncpg": _Choice(module="asyncpg_driver", factory="AsyncpgDriver", extra="postgresql"),
+    "postgresql+psycopg": _Choice(module="psycopg_driver", factory="AsyncPsycopgDriver", extra="postgresql"),
+    "mariadb": _Choice(module="aiomysql_driver", factory="AiomysqlDriver", extra="mariadb"),
+}
+_SYNC = {
+    "postgresql": _Choice(module="psycopg_driver", factory="PsycopgDriver", extra="postgresql"),
+    "postgresql+psycopg": _Choice(module="psycopg_driver", factory="PsycopgDriver", extra="postgresql"),
+    "mariadb": _Choice(module="pymysql_driver", factory="PymysqlDriver", extra="mariadb"),
+}
+_SAME = {"postgres": "postgresql", "mysql": "mariadb"}
+_DIALECTS: dict[str, type[Dialect]] = {"postgresql": PostgreSQL}
+
+
+def make_node(name: str, domain: str, settings: NodeSettings, world: World, *, asynchronous: bool) -> Node:
+    """Make the node that a URL names. Raises ConfigError for an unknown scheme or a missing driver."""
+    scheme = urlsplit(settings.url).scheme
+    if scheme == "sqlite":
+        return _sqlite(name, domain, settings, world)
+    kind = _SAME.get(scheme, scheme)
+    choices = _ASYNC if asynchronous else _SYNC
+    choice = choices.get(kind)
+    if choice is None:
+        raise ConfigError(
+            f"node {name!r}: no {'asynchronous' if asynchronous else 'synchronous'} driver for {scheme + '://' if scheme else 'a URL without a scheme'}",
+            hint=f"known are {', '.join([*choices, 'sqlite'])}",
+        )
+    driver: Driver = _load(choice, name)
+    return SqlNode(
+        name, domain, dialect=_DIALECTS[kind.partition("+")[0]](), driver=driver, world=world, settings=settings
+    )
+
+
+def _sqlite(name: str, domain: str, settings: NodeSettings, world: World) -> Node:
+    choice = _Choice(module="sqlite", factory="SQLiteNode", extra="sqlite")
+    node: Node = _load(choice, name, name, domain, settings, world)
+    return node
+
+
+def _load(choice: _Choice, node: str, *arguments: object) -> object:
+    try:
+        module = importlib.import_module(f"nodoubt.nodes.{choice.module}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"node {node!r} needs the package {error.name!r}", hint=f"pip install 'nodoubt[{choice.extra}]'"
+        ) from error
+    return getattr(module, choice.factory)(*arguments)

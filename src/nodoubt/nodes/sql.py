@@ -1,0 +1,499 @@
+"""A node that is a database server: the contract's steps, written once for every dialect and driver.
+
+Knowledge of a database (texts, limits, error codes) is the dialect's; carrying texts is the driver's. No policy here: what a
+step means for the transaction is the protocol's business.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from nodoubt.errors import NodeUnavailable, NodoubtError
+from nodoubt.nodes.contract import YES, Answer, Capabilities, DecisionRow, Ended, Finding, Listing, Said
+from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.guard import BranchConnection, Guard, shorten
+from nodoubt.nodes.pool import Pool
+from nodoubt.nodes.statements import Rules
+from nodoubt.nodes.world import World
+from nodoubt.protocol.ids import BranchId, token
+from nodoubt.protocol.verdicts import HomeSays
+
+logger = logging.getLogger("nodoubt")
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What can be set for one node. Times are in seconds."""
+
+    url: str
+    #: Connections for transactions of this process, at most.
+    pool_size: int = 20
+    #: How long a transaction waits for one of them.
+    acquire_timeout_s: float = 10.0
+    connect_timeout_s: float = 5.0
+    #: Further connections for recovery, so that a full pool cannot keep branches in doubt.
+    settle_connections: int = 8
+    #: How long a probe waits for a committer that holds the key.
+    lock_timeout_s: float = 2.0
+    #: The server ends our sessions that idle in a transaction for longer: no zombie can outlive its tombstone.
+    session_limit_s: float = 600.0
+    #: Driver options that the URL cannot carry.
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """One connection of a driver, as a node needs it. Raises only StatementFailed and ConnectionLost."""
+
+    token: str
+    #: What the dialect must know to end this session from another one.
+    handle: str
+
+    async def command(self, sql: str) -> str:
+        """Send a text of one or more statements in one packet; return the tag of the last. No guard looks at it."""
+
+    async def query(self, sql: str) -> Sequence[Row]:
+        """Send one statement and fetch its rows."""
+
+    def bind(self, guard: Guard) -> BranchConnection:
+        """Open the connection to a user under a guard."""
+
+    def unbind(self) -> None:
+        """Take it away again."""
+
+    def abandon(self) -> None:
+        """Cut the connection without waiting; callable from any thread, also while a command runs."""
+
+    async def close(self) -> None:
+        """Say goodbye to the server."""
+
+
+class Driver(Protocol):
+    """Makes sessions."""
+
+    async def connect(self, settings: NodeSettings) -> Session:
+        """Raises NodeUnavailable (retryable) or ConfigError (wrong password, no such database)."""
+
+
+class Dialect(Protocol):
+    """What is particular to a kind of database. Methods return texts; those with ``session`` carry them out."""
+
+    kind: str
+    capabilities: Capabilities
+    rules: Rules
+    #: The tag that a text of ours must answer with, or "" where any answer without an error is success.
+    prepared_tag: str
+    decided_tag: str
+
+    async def set_up(self, session: Session, settings: NodeSettings) -> None:
+        """Make a new session fit for branches."""
+
+    def begin(self, branch: BranchId, *, read_only: bool) -> str:
+        """Open a branch."""
+
+    def release(self) -> str:
+        """Commit a read-only branch."""
+
+    def prepare(self, branch: BranchId) -> str:
+        """Leave the evidence and promise."""
+
+    def decide(self, branch: BranchId, participants: Mapping[int, str]) -> str:
+        """Insert the decision and commit, in one packet."""
+
+    def finish(self, branch: BranchId, *, commit: bool) -> str:
+        """Commit or roll back a prepared branch."""
+
+    def is_conflict(self, failure: StatementFailed) -> bool:
+        """Whether the decision's key exists already."""
+
+    def is_retryable(self, failure: StatementFailed) -> bool:
+        """Whether the same work may succeed when it is done again."""
+
+    def is_missing(self, failure: StatementFailed) -> bool:
+        """Whether ``finish`` said that there is no such branch; which proves nothing by itself."""
+
+    def is_locked(self, failure: StatementFailed) -> bool:
+        """Whether a probe waited too long for somebody who holds the key."""
+
+    async def undo(self, session: Session, branch: BranchId) -> bool:
+        """Roll back the open branch; whether the session is clean afterwards."""
+
+    async def prepared(self, session: Session, domain: str) -> Listing:
+        """List prepared branches."""
+
+    async def end_owner(self, session: Session, branch: BranchId, handle: str) -> bool:
+        """End the session that prepared, or may still prepare, a branch; whether it is known to be gone."""
+
+    async def applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Which evidence is here."""
+
+    async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
+        """Insert missing tombstones, read all, forced to disk. Raises StatementFailed when a key stayed locked."""
+
+    async def decisions(self, session: Session, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
+        """Read decisions."""
+
+    async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
+        """Read committed decisions that are not complete, oldest first."""
+
+    def complete(self, gids: Sequence[str]) -> str:
+        """Mark decisions complete."""
+
+    def drop_evidence(self, gids: Sequence[str]) -> str:
+        """Delete evidence."""
+
+    async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
+        """Delete old complete rows and tombstones."""
+
+    def resolve(self, gid: str, *, commit: bool, reason: str) -> str:
+        """Insert a decision by a person's order unless there is one."""
+
+    async def check_identity(self, session: Session, name: str, domain: str) -> None:
+        """Raise ConfigError unless this database is installed and says that it is this node."""
+
+    async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
+        """Look at versions, settings, privileges, identity."""
+
+    def home_refusal(self, findings: Sequence[Finding]) -> str:
+        """Why the server cannot be home, by its findings; "" if it can."""
+
+    async def install(self, session: Session, name: str, domain: str, random: str) -> str:
+        """Create or migrate tables, write identity."""
+
+    def ddl(self, name: str, domain: str) -> str:
+        """The statements of ``install`` on an empty database."""
+
+
+class SqlNode:
+    """A database server as a node: see :class:`nodoubt.nodes.contract.Node`."""
+
+    def __init__(
+        self, name: str, domain: str, *, dialect: Dialect, driver: Driver, world: World, settings: NodeSettings
+    ) -> None:
+        self.name = name
+        self.kind = dialect.kind
+        self.capabilities = dialect.capabilities
+        self.domain = domain
+        self.dialect = dialect
+        self._driver = driver
+        self._world = world
+        self._settings = settings
+        self.pool = self._pool(settings.pool_size)
+        self._service = self._pool(settings.settle_connections)
+
+    def _pool(self, size: int) -> Pool[Session]:
+        return Pool(
+            self.name, self._world, self._connect, size=size, acquire_timeout_s=self._settings.acquire_timeout_s
+        )
+
+    async def _connect(self) -> Session:
+        session = await self._driver.connect(self._settings)
+        session.token = token(self._world.random(5))
+        try:
+            await self.dialect.set_up(session, self._settings)
+        except (ConnectionLost, StatementFailed) as error:
+            session.abandon()
+            raise NodeUnavailable(f"node {self.name!r} refused a new session: {error}") from error
+        return session
+
+    async def open(self) -> None:
+        session = await self._driver.connect(self._settings)
+        try:
+            await self.dialect.check_identity(session, self.name, self.domain)
+            refusal = self.dialect.home_refusal(await self.dialect.inspect(session, self.name, self.domain))
+        except (ConnectionLost, StatementFailed) as error:
+            raise NodeUnavailable(f"node {self.name!r}: {error}") from error
+        finally:
+            await session.close()
+        if refusal:
+            logger.warning("node %r cannot be home: %s", self.name, refusal)
+            self.capabilities = replace(self.capabilities, home=False)
+
+    async def close(self) -> None:
+        await self.pool.close()
+        await self._service.close()
+
+    async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool) -> SqlBranch:
+        while True:
+            session, is_new = await self.pool.take()
+            if not self.capabilities.detached:
+                branch = replace(branch, session=session.token)
+            try:
+                await session.command(self.dialect.begin(branch, read_only=read_only))
+                return SqlBranch(self, session, branch, is_home=is_home)
+            except ConnectionLost as error:
+                self.pool.discard(session)
+                if is_new:
+                    raise NodeUnavailable(f"node {self.name!r} was lost: {error}") from error
+                # The server was restarted: what idles in the pool is as dead as this one.
+                self.pool.forget_idle()
+            except BaseException as error:
+                self.pool.discard(session)
+                if isinstance(error, StatementFailed):
+                    raise NodeUnavailable(f"node {self.name!r} refused to begin: {error}") from error
+                raise
+
+    async def _serve(self, what: str, step: Callable[[Session], Any]) -> Any:
+        """Run a recovery step on a session of its own pool; anything but success discards the session."""
+        session, _ = await self._service.take()
+        try:
+            result = await step(session)
+        except (ConnectionLost, StatementFailed) as error:
+            self._service.discard(session)
+            self._service.forget_idle()
+            raise NodeUnavailable(f"node {self.name!r} could not {what}: {error}") from error
+        except BaseException:
+            self._service.discard(session)
+            raise
+        self._service.give_back(session)
+        return result
+
+    async def prepared(self) -> Listing:
+        listing: Listing = await self._serve(
+            "list prepared branches", lambda session: self.dialect.prepared(session, self.domain)
+        )
+        return listing
+
+    async def applied(self, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        found: set[tuple[str, int]] = await self._serve(
+            "show evidence", lambda session: self.dialect.applied(session, branches)
+        )
+        return found
+
+    async def finish(self, branch: BranchId, *, commit: bool, owner: str = "") -> Ended:
+        """See the contract. ``owner`` is the handle of a session of ours that may still be about to prepare it."""
+        try:
+            ended: Ended = await self._serve("finish a branch", lambda session: self._finish(session, branch, commit, owner))
+        except NodoubtError as error:
+            logger.warning("%s", error)
+            return Ended.OWED
+        return ended
+
+    async def _finish(self, session: Session, branch: BranchId, commit: bool, owner: str) -> Ended:
+        if owner and not await self.dialect.end_owner(session, branch, owner):
+            return Ended.OWED
+        try:
+            await session.command(self.dialect.finish(branch, commit=commit))
+            return Ended.DONE
+        except StatementFailed as failure:
+            if not self.dialect.is_missing(failure):
+                logger.warning("node %r does not finish %s: %s", self.name, branch.text(), failure)
+                return Ended.OWED
+        # "Not found" counts only when the list, read afterwards, does not show the branch (recovery rule 3).
+        listing = await self.dialect.prepared(session, self.domain)
+        if any(found.id.text() == branch.text() for found in listing.ours):
+            await self.dialect.end_owner(session, branch, "")
+            return Ended.OWED
+        key = (branch.gid, branch.branch)
+        return Ended.APPLIED if key in await self.dialect.applied(session, [key]) else Ended.ABSENT
+
+    async def probe(self, gids: Sequence[str]) -> Mapping[str, HomeSays]:
+        try:
+            answers: Mapping[str, HomeSays] = await self._serve(
+                "be probed", lambda session: self.dialect.probe(session, gids, self._settings.lock_timeout_s)
+            )
+        except NodeUnavailable as error:
+            if not isinstance(error.__cause__, StatementFailed) or not self.dialect.is_locked(error.__cause__):
+                raise
+            if len(gids) == 1:
+                return {gids[0]: HomeSays.BUSY}
+            # One key in use must not keep the others in doubt: halve the batch until it stands alone.
+            middle = len(gids) // 2
+            return {**await self.probe(gids[:middle]), **await self.probe(gids[middle:])}
+        return answers
+
+    async def decisions(self, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
+        rows: Mapping[str, DecisionRow] = await self._serve(
+            "show decisions", lambda session: self.dialect.decisions(session, gids)
+        )
+        return rows
+
+    async def unfinished(self, limit: int) -> Sequence[DecisionRow]:
+        rows: Sequence[DecisionRow] = await self._serve(
+            "show unfinished decisions", lambda session: self.dialect.unfinished(session, limit)
+        )
+        return rows
+
+    async def complete(self, gids: Sequence[str]) -> None:
+        await self._serve("complete decisions", lambda session: session.command(self.dialect.complete(gids)))
+
+    async def drop_evidence(self, gids: Sequence[str]) -> None:
+        await self._serve("drop evidence", lambda session: session.command(self.dialect.drop_evidence(gids)))
+
+    async def purge(self, before_gid: str, retention_s: float, limit: int) -> int:
+        count: int = await self._serve(
+            "purge", lambda session: self.dialect.purge(session, before_gid, retention_s, limit)
+        )
+        return count
+
+    async def resolve(self, gid: str, *, commit: bool, reason: str) -> HomeSays:
+        await self._serve(
+            "take a resolution",
+            lambda session: session.command(self.dialect.resolve(gid, commit=commit, reason=reason)),
+        )
+        return (await self.decisions([gid]))[gid].says
+
+    async def inspect(self) -> Sequence[Finding]:
+        try:
+            session = await self._driver.connect(self._settings)
+        except NodoubtError as error:
+            return [Finding(check="reachable", level="error", text=error.message, fix=error.hint)]
+        try:
+            return await self.dialect.inspect(session, self.name, self.domain)
+        except (ConnectionLost, StatementFailed) as error:
+            return [Finding(check="reachable", level="error", text=f"lost while looking: {error}")]
+        finally:
+            await session.close()
+
+    async def install(self) -> str:
+        session = await self._driver.connect(self._settings)
+        try:
+            return await self.dialect.install(session, self.name, self.domain, token(self._world.random(5)))
+        except (ConnectionLost, StatementFailed) as error:
+            raise NodeUnavailable(f"node {self.name!r} could not be installed: {error}", retryable=False) from error
+        finally:
+            await session.close()
+
+    def ddl(self) -> str:
+        return self.dialect.ddl(self.name, self.domain)
+
+
+class SqlBranch:
+    """A branch on a database server: see :class:`nodoubt.nodes.contract.Branch`."""
+
+    __slots__ = ("_guard", "_id", "_node", "_session", "connection")
+
+    def __init__(self, node: SqlNode, session: Session, branch: BranchId, *, is_home: bool) -> None:
+        self._node = node
+        self._session: Session | None = session
+        self._id = branch
+        self._guard = Guard(node.name, branch.gid, node.dialect.rules, is_home=is_home)
+        self.connection = session.bind(self._guard)
+
+    @property
+    def misuse(self) -> BaseException | None:
+        return self._guard.misuse
+
+    def fence(self, error: BaseException) -> None:
+        self._guard.close(error)
+
+    def abandon(self) -> None:
+        if self._session is not None:
+            self._session.abandon()
+
+    def _leave(self, *, clean: bool) -> str:
+        """Part with the session; returns its handle."""
+        session, self._session = self._session, None
+        if session is None:
+            return ""
+        session.unbind()
+        if clean and not self._guard.lasting:
+            self._node.pool.give_back(session)
+        else:
+            self._node.pool.discard(session)
+        return session.handle
+
+    async def _undo(self, session: Session) -> bool:
+        try:
+            clean = await self._node.dialect.undo(session, self._id)
+        except (ConnectionLost, StatementFailed):
+            clean = False
+        self._leave(clean=clean)
+        return clean
+
+    async def prepare(self) -> Answer:
+        session, dialect = self._session, self._node.dialect
+        if session is None:
+            return Answer(said=Said.NO, reason=f"the session on node {self._node.name!r} is gone", retryable=True)
+        if self._guard.failure is not None:
+            return await self._refuse(session)
+        try:
+            tag = await session.command(dialect.prepare(self._id))
+        except StatementFailed as failure:
+            await self._undo(session)
+            return self._no(failure)
+        except ConnectionLost as lost:
+            return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while preparing: {lost}", error=lost)
+        if dialect.prepared_tag and tag != dialect.prepared_tag:
+            return await self._refuse(session)
+        return YES
+
+    async def release(self) -> Answer:
+        session = self._session
+        if session is None:
+            return Answer(said=Said.NO, reason=f"the session on node {self._node.name!r} is gone", retryable=True)
+        try:
+            await session.command(self._node.dialect.release())
+        except StatementFailed as failure:
+            await self._undo(session)
+            return self._no(failure)
+        except ConnectionLost as lost:
+            self._leave(clean=False)
+            return Answer(said=Said.NO, reason=f"node {self._node.name!r} was lost: {lost}", retryable=True, error=lost)
+        self._leave(clean=True)
+        return YES
+
+    async def decide(self, participants: Mapping[int, str]) -> Answer:
+        session, dialect = self._session, self._node.dialect
+        if session is None:
+            return Answer(said=Said.NO, reason=f"the session on node {self._node.name!r} is gone", retryable=True)
+        if self._guard.failure is not None:
+            return await self._refuse(session)
+        try:
+            tag = await session.command(dialect.decide(self._id, participants))
+        except StatementFailed as failure:
+            if not await self._undo(session):
+                return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r}: {failure}", error=failure.__cause__)
+            if dialect.is_conflict(failure):
+                return Answer(said=Said.CONFLICT, reason="recovery had aborted the transaction", retryable=True)
+            return self._no(failure)
+        except ConnectionLost as lost:
+            self._leave(clean=False)
+            return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while deciding: {lost}", error=lost)
+        if dialect.decided_tag and tag != dialect.decided_tag:
+            return await self._refuse(session)
+        self._leave(clean=True)
+        return YES
+
+    async def commit(self) -> Ended:
+        return await self._finish(commit=True)
+
+    async def roll_back(self, *, prepared: bool) -> Ended:
+        if prepared:
+            return await self._finish(commit=False)
+        if self._session is not None:
+            await self._undo(self._session)
+        return Ended.DONE
+
+    async def _finish(self, *, commit: bool) -> Ended:
+        session = self._session
+        if session is not None:
+            try:
+                await session.command(self._node.dialect.finish(self._id, commit=commit))
+                self._leave(clean=True)
+                return Ended.DONE
+            except (ConnectionLost, StatementFailed) as error:
+                logger.info("node %r: %s; trying on another session", self._node.name, error)
+        # The old session may be half-open, with a PREPARE still on its way: it must be over before "absent" counts.
+        return await self._node.finish(self._id, commit=commit, owner=self._leave(clean=False))
+
+    async def _refuse(self, session: Session) -> Answer:
+        await self._undo(session)
+        failure = self._guard.failure
+        return Answer(
+            said=Said.NO,
+            reason=f"a statement had failed on node {self._node.name!r}" + (f": {shorten(str(failure))}" if failure else ""),
+            error=failure,
+        )
+
+    def _no(self, failure: StatementFailed) -> Answer:
+        return Answer(
+            said=Said.NO,
+            reason=f"node {self._node.name!r} refused: {failure}",
+            retryable=self._node.dialect.is_retryable(failure),
+            error=failure.__cause__,
+        )

@@ -1,0 +1,51 @@
+"""How values are spelt inside our texts, and how decision rows are read back.
+
+Our texts carry literals instead of parameters, because several statements travel in one packet. Everything spelt here is
+either of a grammar that needs no quoting (gids, names) or quoted by :func:`literal`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from nodoubt.nodes.contract import DecisionRow
+from nodoubt.protocol.ids import BRANCHES_MAX
+from nodoubt.protocol.verdicts import HomeSays
+
+
+def literal(text: str) -> str:
+    """A string literal that PostgreSQL, MariaDB and SQLite read alike: no backslash gets through."""
+    return "'" + text.replace("\\", "/").replace("\0", "").replace("'", "''") + "'"
+
+
+def literals(texts: Iterable[str]) -> str:
+    """Literals for an IN list, never empty."""
+    return ",".join(literal(text) for text in texts) or "''"
+
+
+def participants_json(participants: Mapping[int, str]) -> str:
+    """Spell ``{branch: node}``; names hold nothing that needs quoting."""
+    return "{" + ",".join(f'"{branch}":"{node}"' for branch, node in participants.items()) + "}"
+
+
+def decision_row(
+    gid: str, decision: str, participants: str, complete: bool | int, age_s: float, reason: str
+) -> DecisionRow:
+    """Read a row; one that cannot be read is ``BROKEN`` and stops nothing else (recovery rule 16)."""
+    try:
+        bound = {int(branch): str(node) for branch, node in json.loads(participants).items()}
+        if not all(0 <= branch < BRANCHES_MAX for branch in bound):
+            raise ValueError(participants)
+    except (ValueError, AttributeError, TypeError):
+        return DecisionRow(gid=gid, says=HomeSays.BROKEN, age_s=float(age_s), reason=f"participants {participants!r}")
+    match decision, bool(complete):
+        case "committed", True:
+            says = HomeSays.COMPLETE
+        case "committed", False:
+            says = HomeSays.COMMITTED
+        case "aborted", _:
+            says = HomeSays.ABORTED
+        case _:
+            return DecisionRow(gid=gid, says=HomeSays.BROKEN, age_s=float(age_s), reason=f"decision {decision!r}")
+    return DecisionRow(gid=gid, says=says, participants=bound, age_s=float(age_s), reason=reason)

@@ -1,0 +1,202 @@
+"""The machine: one transaction's `home` plan, from enlistment to the last branch.
+
+One gate (:meth:`Transaction.take`): legality first, bookkeeping second, orders last. New work and recovered work go through
+the same machine; recovered work starts in ``PROBING`` with its branches prepared.
+
+Invariants, checked by enumeration over every order of facts:
+
+- ``CommitBranch`` is ordered only after ``DecisionDurable`` or ``FoundCommitted``.
+- ``RollbackBranch`` of a branch that may be prepared is ordered only after ``DecisionConflict`` or ``FoundAborted``.
+- ``Decide`` is ordered at most once, and only after every other writer voted yes.
+- ``Probe`` is ordered only when home's own branch cannot be in its way: it was rolled back, or its answer is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from nodoubt.errors import InvariantBroken, Outcome, require
+from nodoubt.protocol import messages as m
+from nodoubt.protocol.states import ASKED, BRANCHES, ORDERED, PHASES, BranchState, Phase
+
+_PROMISED = (BranchState.PREPARED, BranchState.UNSURE)
+_FINISHED = (BranchState.COMMITTED, BranchState.ROLLED_BACK, BranchState.RELEASED)
+
+
+class Transaction:
+    """The state of one transaction. Pure: give it facts, carry out the orders that it returns, in any order."""
+
+    __slots__ = ("branches", "fenced", "gid", "home", "nodes", "phase", "probed", "read_only", "reason")
+
+    def __init__(self, gid: str) -> None:
+        self.gid = gid
+        self.phase = Phase.ACTIVE
+        self.branches: list[BranchState] = []
+        self.nodes: list[str] = []
+        self.read_only: list[bool] = []
+        self.home: int | None = None
+        #: A tombstone is known to be durable at home.
+        self.fenced = False
+        #: ``Probe`` was ordered.
+        self.probed = False
+        self.reason = ""
+
+    @classmethod
+    def recovered(cls, gid: str, branches: Mapping[int, str]) -> tuple[Transaction, list[m.Order]]:
+        """Take up what another process left: ``branches`` were found prepared (number -> node); home is to be asked."""
+        self = cls(gid)
+        last = max(branches, default=-1)
+        for number in range(last + 1):
+            self.nodes.append(branches.get(number, ""))
+            self.read_only.append(False)
+            self.branches.append(BranchState.PREPARED if number in branches else BranchState.RELEASED)
+        self.phase = Phase.PROBING
+        self.probed = True
+        return self, [m.Probe()]
+
+    @property
+    def participants(self) -> dict[int, str]:
+        """The branches other than home's that the decision binds: number -> node."""
+        return {
+            number: self.nodes[number]
+            for number, read_only in enumerate(self.read_only)
+            if not read_only and number != self.home and self.nodes[number]
+        }
+
+    @property
+    def outcome(self) -> Outcome:
+        """What may be told to the caller now."""
+        left = [n for n, b in zip(self.nodes, self.branches, strict=True) if b not in _FINISHED and b != BranchState.STRAYED]
+        strays = [n for n, b in zip(self.nodes, self.branches, strict=True) if b == BranchState.STRAYED]
+        match self.phase:
+            case Phase.COMMITTING | Phase.COMMITTED:
+                return Outcome(state="committed", pending=tuple(left), strays=tuple(strays))
+            case Phase.ABORTING | Phase.ABORTED:
+                return Outcome(state="aborted", pending=tuple(left), strays=tuple(strays), reason=self.reason)
+            case _:
+                return Outcome(state="unknown", pending=tuple(left), reason=self.reason)
+
+    def take(self, fact: m.Fact) -> list[m.Order]:
+        """Take in one fact and return what is to be done now. An illegal fact raises InvariantBroken and changes nothing."""
+        phase = PHASES.get((self.phase, type(fact)))
+        if phase is None:
+            raise InvariantBroken(f"{type(fact).__name__} cannot happen while {self.phase}", gid=self.gid)
+        self._note(fact)
+        self.phase = phase
+        orders: list[m.Order] = []
+        while (rule := _RULES.get(self.phase)) is not None and (following := rule(self, orders)) is not self.phase:
+            self.phase = following
+        return orders
+
+    def _note(self, fact: m.Fact) -> None:
+        match fact:
+            case m.Enlisted(branch=branch, node=node, read_only=read_only, home=home):
+                require(branch == len(self.branches), f"branch {branch} enlisted out of order")
+                require(not home or (self.home is None and not read_only), "a transaction has one home, and it writes")
+                self.branches.append(BranchState.OPEN)
+                self.nodes.append(node)
+                self.read_only.append(read_only)
+                if home:
+                    self.home = branch
+            case m.DecisionDurable() | m.DecisionConflict() | m.DecisionFailed() | m.DecisionLost():
+                require(self.home is not None, "a decision without home")
+                self._move(self.home or 0, fact)
+                self.fenced = isinstance(fact, m.DecisionConflict)
+            case m.FoundCommitted() | m.FoundAborted():
+                self.fenced = isinstance(fact, m.FoundAborted)
+                if self.home is not None and self.branches[self.home] is BranchState.UNSURE:
+                    self._move(self.home, fact)
+            case m.HomeSilent():
+                for number, state in enumerate(self.branches):
+                    if state in _PROMISED:
+                        self.branches[number] = BranchState.OWED
+            case m.CommitRequested() | m.AbortRequested():
+                pass
+            case _:
+                self._move(fact.branch, fact)
+        if not self.reason:
+            self.reason = getattr(fact, "reason", "")
+
+    def _move(self, branch: int, fact: m.Fact) -> None:
+        state = BRANCHES.get((self.branches[branch], type(fact)))
+        require(state is not None, f"{type(fact).__name__} cannot happen to a branch that is {self.branches[branch]}")
+        self.branches[branch] = state or BranchState.OWED
+
+    def _order(self, orders: list[m.Order], order: m.Prepare | m.Release | m.Decide | m.CommitBranch | m.RollbackBranch) -> None:
+        self.branches[order.branch] = ORDERED[type(order)]
+        orders.append(order)
+
+    def _numbers(self, *states: BranchState) -> Sequence[int]:
+        return [number for number, state in enumerate(self.branches) if state in states]
+
+    def _hand_over_or(self, orders: list[m.Order], otherwise: m.Order | None) -> None:
+        if self._numbers(BranchState.OWED, BranchState.STRAYED):
+            orders.append(m.HandOver())
+        elif otherwise is not None:
+            orders.append(otherwise)
+
+
+def _preparing(tx: Transaction, orders: list[m.Order]) -> Phase:
+    for number in tx._numbers(BranchState.OPEN):
+        if tx.read_only[number]:
+            tx._order(orders, m.Release(branch=number))
+        elif number != tx.home:
+            tx._order(orders, m.Prepare(branch=number))
+    if any(state in ASKED for state in tx.branches):
+        return Phase.PREPARING
+    if tx.home is None:
+        require(not tx.participants, "a transaction that writes needs a home")
+        return Phase.COMMITTED
+    tx._order(orders, m.Decide(branch=tx.home))
+    return Phase.DECIDING
+
+
+def _probing(tx: Transaction, orders: list[m.Order]) -> Phase:
+    if not tx.probed:
+        tx.probed = True
+        orders.append(m.Probe())
+    return Phase.PROBING
+
+
+def _committing(tx: Transaction, orders: list[m.Order]) -> Phase:
+    for number in tx._numbers(BranchState.PREPARED):
+        tx._order(orders, m.CommitBranch(branch=number))
+    if any(state in ASKED for state in tx.branches):
+        return Phase.COMMITTING
+    # A home that decided alone wrote its row complete at once.
+    tx._hand_over_or(orders, m.Forget() if tx.participants else None)
+    return Phase.COMMITTED
+
+
+def _aborting(tx: Transaction, orders: list[m.Order]) -> Phase:
+    for number in tx._numbers(BranchState.OPEN):
+        tx._order(orders, m.RollbackBranch(branch=number, prepared=False))
+    if any(state in ASKED for state in tx.branches):
+        return Phase.ABORTING
+    promised = tx._numbers(*_PROMISED)
+    if promised and not tx.fenced:
+        if not tx.probed:
+            tx.probed = True
+            orders.append(m.Probe())
+        return Phase.ABORTING
+    for number in promised:
+        tx._order(orders, m.RollbackBranch(branch=number, prepared=True))
+    if promised:
+        return Phase.ABORTING
+    tx._hand_over_or(orders, None)
+    return Phase.ABORTED
+
+
+def _unknown(tx: Transaction, orders: list[m.Order]) -> Phase:
+    orders.append(m.HandOver())
+    return Phase.UNKNOWN
+
+
+#: What each phase does by itself once the facts allow it: give orders, or go on to the next phase.
+_RULES: Mapping[Phase, Callable[[Transaction, list[m.Order]], Phase]] = {
+    Phase.PREPARING: _preparing,
+    Phase.PROBING: _probing,
+    Phase.COMMITTING: _committing,
+    Phase.ABORTING: _aborting,
+    Phase.UNKNOWN: _unknown,
+}
