@@ -30,6 +30,6 @@ __all__ = [
     "NodoubtError",
     "Outcome",
     "OutcomeUnknown",
-    "SettleReport",
     "Settings",
+    "SettleReport",
 ]

@@ -109,7 +109,9 @@ class AsyncTransactionManager:
         self._nudged = asyncio.Event()
 
     @classmethod
-    def open(cls, source: Source | None = None, *, domain: str | None = None, **settings: Any) -> AsyncTransactionManager:
+    def open(
+        cls, source: Source | None = None, *, domain: str | None = None, **settings: Any
+    ) -> AsyncTransactionManager:
         """Configure a manager; ``async with`` opens its nodes.
 
         ``source`` is the path of a TOML file or a mapping ``{node: URL}``; ``settings`` are those of

@@ -58,7 +58,9 @@ def load(source: Source | None = None, *, domain: str | None = None, **settings:
     _known("setting", settings, (*_SETTINGS, "watch"))
     nodes = table.pop("nodes", None)
     if not isinstance(nodes, Mapping) or not nodes:
-        raise ConfigError("no nodes are configured", hint='add a table [nodes] with lines such as orders = "postgresql://…"')
+        raise ConfigError(
+            "no nodes are configured", hint='add a table [nodes] with lines such as orders = "postgresql://…"'
+        )
     chosen = domain or str(table.pop("domain", "nodoubt"))
     table.pop("domain", None)
     watch = table.pop("watch", None)
@@ -76,7 +78,9 @@ def _file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"there is no {path}", hint="write one, or name another with --config or NODOUBT_CONFIG") from None
+        raise ConfigError(
+            f"there is no {path}", hint="write one, or name another with --config or NODOUBT_CONFIG"
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
@@ -84,9 +88,15 @@ def _file(path: Path) -> dict[str, Any]:
 def _node(name: str, value: Any) -> NodeSettings:
     table = {"url": value} if isinstance(value, str) else value
     if not isinstance(table, Mapping) or not isinstance(table.get("url"), str):
-        raise ConfigError(f"node {name!r} has no url", hint=f'write {name} = "postgresql://…" or {name} = {{ url = "…" }}')
+        raise ConfigError(
+            f"node {name!r} has no url", hint=f'write {name} = "postgresql://…" or {name} = {{ url = "…" }}'
+        )
     _known(f"key of node {name!r}:", table, _NODE)
-    known = {key: _value(f"{name}.{key}", item, _NODE[key].default) for key, item in table.items() if key not in ("url", "options")}
+    known = {
+        key: _value(f"{name}.{key}", item, _NODE[key].default)
+        for key, item in table.items()
+        if key not in ("url", "options")
+    }
     return NodeSettings(url=_expand(table["url"]), options=dict(table.get("options", {})), **known)
 
 
@@ -103,7 +113,11 @@ def _value(key: str, value: Any, default: Any) -> Any:
     """Read a value as the type of its default; numbers must be positive."""
     try:
         if isinstance(default, bool):
-            return value if isinstance(value, bool) else {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
+            return (
+                value
+                if isinstance(value, bool)
+                else {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
+            )
         number = type(default)(value)
     except (KeyError, TypeError, ValueError):
         raise ConfigError(f"{key} = {value!r} is not a {type(default).__name__}") from None

@@ -172,7 +172,9 @@ class Engine:
                     return Outcome(state="unknown", reason=f"the decision row cannot be read: {row.reason}")
         if silent:
             return Outcome(state="unknown", reason=f"no answer from {', '.join(silent)}")
-        return Outcome(state="unknown", reason="no node holds a decision: it was never decided, or is older than the retention")
+        return Outcome(
+            state="unknown", reason="no node holds a decision: it was never decided, or is older than the retention"
+        )
 
     async def decisions(self, gid: str) -> tuple[dict[str, DecisionRow], list[str]]:
         """The decision rows of a gid by node, and the nodes that could not be asked."""

@@ -17,7 +17,6 @@ from nodoubt.engine.performer import Adopted, Performer, Watch
 from nodoubt.errors import NodeUnavailable, NodoubtError
 from nodoubt.nodes.contract import DecisionRow, Node, PreparedBranch
 from nodoubt.nodes.world import World
-from nodoubt.protocol import messages as m
 from nodoubt.protocol.ids import BranchId
 from nodoubt.protocol.transaction import Transaction
 from nodoubt.protocol.verdicts import Action, Age, HomeSays, NodeSays, Verdict, Whose, verdict
@@ -92,7 +91,9 @@ class Settler:
         self._first_seen: dict[BranchId, float] = {}
         self._reported: set[tuple[str, int]] = set()
 
-    async def round(self, *, grace_s: float, owed: Collection[str] = (), progress: Callable[[int, int], None] | None = None) -> SettleReport:
+    async def round(
+        self, *, grace_s: float, owed: Collection[str] = (), progress: Callable[[int, int], None] | None = None
+    ) -> SettleReport:
         """Settle everything that is older than the grace period, and the ``owed`` gids whatever their age."""
         started = self._world.now()
         report = SettleReport()
@@ -116,7 +117,9 @@ class Settler:
         report.waiting = [doubt for case in cases.values() for doubt in case.doubts]
         return report
 
-    async def _look(self, report: SettleReport, grace_s: float, owed: Collection[str], *, probing: bool = True) -> dict[str, _Case]:
+    async def _look(
+        self, report: SettleReport, grace_s: float, owed: Collection[str], *, probing: bool = True
+    ) -> dict[str, _Case]:
         listed = await self._listed(report)
         cases: dict[str, _Case] = {}
         for node, branches in listed.items():
@@ -159,7 +162,9 @@ class Settler:
         return self._world.now() - self._first_seen.get(id, self._world.now())
 
     async def _add_unfinished(self, report: SettleReport, cases: dict[str, _Case]) -> None:
-        homes = [node for node in self._nodes.values() if node.capabilities.home and node.name not in report.unreachable]
+        homes = [
+            node for node in self._nodes.values() if node.capabilities.home and node.name not in report.unreachable
+        ]
         rows = await self._each(homes, lambda node: node.unfinished(UNFINISHED_MAX), report)
         for home, unfinished in rows.items():
             for row in unfinished:
@@ -223,7 +228,13 @@ class Settler:
             found = verdict(case.says, says, Whose.OURS, Age.RIPE if says is NodeSays.APPLIED else age)
             case.verdicts[number] = found
             doubt = Doubt(
-                gid=case.gid, branch=number, node=node, home=case.home, age_s=case.age_s(self._seen), case=found.label, why=found.why
+                gid=case.gid,
+                branch=number,
+                node=node,
+                home=case.home,
+                age_s=case.age_s(self._seen),
+                case=found.label,
+                why=found.why,
             )
             if found.action is Action.REPORT:
                 report.strays.append(doubt)

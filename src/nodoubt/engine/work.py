@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nodoubt.errors import Aborted, ConfigError, GuardError, HeuristicOutcome, NodoubtError, Outcome, OutcomeUnknown
 from nodoubt.engine.performer import Performer
+from nodoubt.errors import Aborted, ConfigError, GuardError, HeuristicOutcome, NodoubtError, Outcome, OutcomeUnknown
 from nodoubt.nodes.contract import Branch
 from nodoubt.nodes.world import Alarm
 from nodoubt.protocol import messages as m

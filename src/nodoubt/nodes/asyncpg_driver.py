@@ -132,5 +132,7 @@ class AsyncpgDriver:
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError, ValueError) as error:
             raise ConfigError(f"cannot log in: {error}", hint="check user, password and database in the URL") from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise NodeUnavailable(f"cannot connect: {type(error).__name__}: {error}", hint="is the server running?") from error
+            raise NodeUnavailable(
+                f"cannot connect: {type(error).__name__}: {error}", hint="is the server running?"
+            ) from error
         return AsyncpgSession(raw)

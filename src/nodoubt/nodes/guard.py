@@ -22,7 +22,20 @@ class Guard(AbstractContextManager["Guard"]):
     ``remembers_failures`` is for databases that would commit a transaction in which a statement failed.
     """
 
-    __slots__ = ("_busy", "_closed", "_failed_at", "_reading", "_savepoints", "failure", "gid", "is_home", "lasting", "misuse", "node", "rules")
+    __slots__ = (
+        "_busy",
+        "_closed",
+        "_failed_at",
+        "_reading",
+        "_savepoints",
+        "failure",
+        "gid",
+        "is_home",
+        "lasting",
+        "misuse",
+        "node",
+        "rules",
+    )
 
     def __init__(self, node: str, gid: str, rules: Rules, *, is_home: bool) -> None:
         self.node = node
@@ -76,7 +89,9 @@ class Guard(AbstractContextManager["Guard"]):
         self._busy = True
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Leave the statement, noting whether it failed and which savepoints it set."""
         self._busy = False
         if error is not None:

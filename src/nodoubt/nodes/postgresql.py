@@ -33,7 +33,10 @@ RULES = Rules(
         Rule(pattern=starts("LISTEN|UNLISTEN|NOTIFY"), why=_NOT_PREPARED, home_may=True),
         Rule(pattern=starts(r"CREATE (?:(?:GLOBAL|LOCAL) )?TEMP(?:ORARY)?"), why=_NOT_PREPARED, home_may=True),
         Rule(pattern=starts(r"DECLARE [^;]*WITH HOLD"), why=_NOT_PREPARED, home_may=True),
-        Rule(pattern=starts(r"DISCARD|DEALLOCATE ALL|DEALLOCATE PREPARE ALL"), why="it would drop what nodoubt keeps in the session"),
+        Rule(
+            pattern=starts(r"DISCARD|DEALLOCATE ALL|DEALLOCATE PREPARE ALL"),
+            why="it would drop what nodoubt keeps in the session",
+        ),
     ),
     lasting=re.compile(
         r"^SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)|^RESET\b|\bset_config\s*\(|\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\("

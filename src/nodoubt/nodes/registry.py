@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Node
-
 from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.nodes.sql import Dialect, Driver, NodeSettings, SqlNode
 from nodoubt.nodes.world import World

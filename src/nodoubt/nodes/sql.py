@@ -267,7 +267,9 @@ class SqlNode:
     async def finish(self, branch: BranchId, *, commit: bool, owner: str = "") -> Ended:
         """See the contract. ``owner`` is the handle of a session of ours that may still be about to prepare it."""
         try:
-            ended: Ended = await self._serve("finish a branch", lambda session: self._finish(session, branch, commit, owner))
+            ended: Ended = await self._serve(
+                "finish a branch", lambda session: self._finish(session, branch, commit, owner)
+            )
         except NodoubtError as error:
             logger.warning("%s", error)
             return Ended.OWED
@@ -417,7 +419,9 @@ class SqlBranch:
             await self._undo(session)
             return self._no(failure)
         except ConnectionLost as lost:
-            return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while preparing: {lost}", error=lost)
+            return Answer(
+                said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while preparing: {lost}", error=lost
+            )
         if dialect.prepared_tag and tag != dialect.prepared_tag:
             return await self._refuse(session)
         return YES
@@ -453,7 +457,9 @@ class SqlBranch:
             return self._no(failure)
         except ConnectionLost as lost:
             self._leave(clean=False)
-            return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while deciding: {lost}", error=lost)
+            return Answer(
+                said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while deciding: {lost}", error=lost
+            )
         if dialect.decided_tag and tag != dialect.decided_tag:
             return await self._refuse(session)
         self._leave(clean=True)
@@ -486,7 +492,8 @@ class SqlBranch:
         failure = self._guard.failure
         return Answer(
             said=Said.NO,
-            reason=f"a statement had failed on node {self._node.name!r}" + (f": {shorten(str(failure))}" if failure else ""),
+            reason=f"a statement had failed on node {self._node.name!r}"
+            + (f": {shorten(str(failure))}" if failure else ""),
             error=failure,
         )
 

@@ -80,7 +80,7 @@ def split(sql: str, lexicon: re.Pattern[str]) -> Sequence[str]:
         if skipped["end"]:
             pieces.append(current)
             current = ""
-        elif skipped[0][0] in "\"`":
+        elif skipped[0][0] in '"`':
             current += skipped[0]
         else:
             current += " ''" if skipped[0][0] in "'$eE" else " "

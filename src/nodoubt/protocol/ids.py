@@ -25,7 +25,9 @@ XA_FORMAT = 0x6E64
 def new_gid(unix_ms: int, random: bytes) -> str:
     """Make a UUIDv7 (RFC 9562, section 5.7) as 26 base32 characters, from milliseconds since 1970 and 10 random bytes."""
     entropy = int.from_bytes(random[:10], "big")
-    number = (unix_ms & (2**48 - 1)) << 80 | 0x7 << 76 | (entropy >> 68 & 0xFFF) << 64 | 0b10 << 62 | entropy & (2**62 - 1)
+    number = (
+        (unix_ms & (2**48 - 1)) << 80 | 0x7 << 76 | (entropy >> 68 & 0xFFF) << 64 | 0b10 << 62 | entropy & (2**62 - 1)
+    )
     return _base32(number, 26)
 
 
@@ -91,13 +93,13 @@ class BranchId:
 def parse_text(text: str) -> BranchId | None:
     """Read :meth:`BranchId.text` back; None if the text is not ours to the letter."""
     parts = text.split(".")
-    return _branch_id(*parts, "") if len(parts) == 5 else None  # noqa: PLR2004
+    return _branch_id(*parts, "") if len(parts) == 5 else None
 
 
 def parse_xa(gtrid: str, bqual: str) -> BranchId | None:
     """Read :meth:`BranchId.xa` back; None if the id is not ours to the letter."""
     parts = [*gtrid.split("."), *bqual.split(".")]
-    if len(parts) != 6:  # noqa: PLR2004
+    if len(parts) != 6:
         return None
     prefix, domain, gid, branch, home, session = parts
     return _branch_id(prefix, domain, gid, branch, home, session)

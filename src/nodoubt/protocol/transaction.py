@@ -66,7 +66,9 @@ class Transaction:
     @property
     def outcome(self) -> Outcome:
         """What may be told to the caller now."""
-        left = [n for n, b in zip(self.nodes, self.branches, strict=True) if b not in _FINISHED and b != BranchState.STRAYED]
+        left = [
+            n for n, b in zip(self.nodes, self.branches, strict=True) if b not in _FINISHED and b != BranchState.STRAYED
+        ]
         strays = [n for n, b in zip(self.nodes, self.branches, strict=True) if b == BranchState.STRAYED]
         match self.phase:
             case Phase.COMMITTING | Phase.COMMITTED:
@@ -122,7 +124,9 @@ class Transaction:
         require(state is not None, f"{type(fact).__name__} cannot happen to a branch that is {self.branches[branch]}")
         self.branches[branch] = state or BranchState.OWED
 
-    def _order(self, orders: list[m.Order], order: m.Prepare | m.Release | m.Decide | m.CommitBranch | m.RollbackBranch) -> None:
+    def _order(
+        self, orders: list[m.Order], order: m.Prepare | m.Release | m.Decide | m.CommitBranch | m.RollbackBranch
+    ) -> None:
         self.branches[order.branch] = ORDERED[type(order)]
         orders.append(order)
 
