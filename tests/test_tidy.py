@@ -24,7 +24,7 @@ LEVELS = (
     ("protocol",),
     ("nodes", "journal"),
     ("engine",),
-    ("sim", "testing", "server", "integrations"),
+    ("sim", "testing", "server", "integrations", "demo"),
     ("cli",),  # starts everything else, and imports what it starts where it starts it
     ("__init__",),  # the public names
 )

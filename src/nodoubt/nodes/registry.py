@@ -42,6 +42,13 @@ def make_node(name: str, domain: str, settings: NodeSettings, world: World, *, a
     scheme = urlsplit(settings.url).scheme
     if scheme == "sqlite":
         return _sqlite(name, domain, settings, world)
+    dialect, driver = make_driver(name, settings, asynchronous=asynchronous)
+    return SqlNode(name, domain, dialect=dialect, driver=driver, world=world, settings=settings)
+
+
+def make_driver(name: str, settings: NodeSettings, *, asynchronous: bool) -> tuple[Dialect, Driver]:
+    """Make what connects to the server that a URL names, without a node around it. Raises as :func:`make_node` does."""
+    scheme = urlsplit(settings.url).scheme
     kind = _SAME.get(scheme, scheme)
     choices = _ASYNC if asynchronous else _SYNC
     choice = choices.get(kind)
@@ -51,9 +58,7 @@ def make_node(name: str, domain: str, settings: NodeSettings, world: World, *, a
             hint=f"known are {', '.join([*choices, 'sqlite'])}",
         )
     driver: Driver = _load(choice, name)
-    return SqlNode(
-        name, domain, dialect=_DIALECTS[kind.partition("+")[0]](), driver=driver, world=world, settings=settings
-    )
+    return _DIALECTS[kind.partition("+")[0]](), driver
 
 
 def _sqlite(name: str, domain: str, settings: NodeSettings, world: World) -> Node:
