@@ -126,7 +126,7 @@ def check_state(world: World) -> None:
     ends = {b for n, b in enumerate(world.branches) if not machine.read_only[n]} & {"committed", "rolled back"}
     assert "committed" not in ends or world.decision == "committed", world.trail
     if outcome.state == "committed":
-        assert world.decision == "committed" or not machine.participants and machine.home is None, world.trail
+        assert world.decision == "committed" or (not machine.participants and machine.home is None), world.trail
         assert "rolled back" not in ends, world.trail
     if outcome.state == "aborted":
         assert world.decision != "committed", world.trail
