@@ -87,8 +87,8 @@ def leg_texts(gid: str, leg: Leg) -> tuple[str, str]:
     )
 
 
-async def found(session: PlainSession, node: str, *, replace: bool) -> None:
-    """Make this node's tables and its share of the money. Raises ConfigError if such tables are there and not ours to drop."""
+async def check_vacant(session: PlainSession, node: str, *, replace: bool) -> None:
+    """Raise ConfigError if tables of these names are there and are not ours to drop."""
     present = [table for table in (ACCOUNTS, LEDGER, RUN) if await session.has_table(table)]
     if present and not await _may_drop(session, present, replace=replace):
         raise ConfigError(
@@ -96,17 +96,6 @@ async def found(session: PlainSession, node: str, *, replace: bool) -> None:
             hint="if a demo was killed there, run again with --replace; if one is at work, let it end;"
             " if they are yours, name another database",
         )
-    await demolish(session)
-    suffix = " ENGINE=InnoDB" if session.kind == "mariadb" else ""
-    await session.command(f"CREATE TABLE {RUN} (id integer PRIMARY KEY, state varchar(20) NOT NULL){suffix}")
-    await session.command(f"INSERT INTO {RUN} VALUES (1, 'running')")
-    await session.command(f"CREATE TABLE {ACCOUNTS} (id integer PRIMARY KEY, balance bigint NOT NULL){suffix}")
-    await session.command(
-        f"CREATE TABLE {LEDGER}"
-        f" (gid varchar(40) PRIMARY KEY, account integer NOT NULL, delta bigint NOT NULL){suffix}"
-    )
-    rows = ",".join(f"({account}, {OPENING_BALANCE})" for account in range(ACCOUNTS_PER_NODE))
-    await session.command(f"INSERT INTO {ACCOUNTS} (id, balance) VALUES {rows}")
 
 
 async def _may_drop(session: PlainSession, present: Sequence[str], *, replace: bool) -> bool:
@@ -115,6 +104,20 @@ async def _may_drop(session: PlainSession, present: Sequence[str], *, replace: b
         return False
     states = [state for (state,) in await session.query(f"SELECT state FROM {RUN}")]
     return states == ["kept"] or (replace and states == ["running"])
+
+
+async def found(session: PlainSession) -> None:
+    """Make a node's tables and its share of the money."""
+    await demolish(session)
+    suffix = " ENGINE=InnoDB" if session.kind == "mariadb" else ""
+    await session.command(f"CREATE TABLE {RUN} (id integer PRIMARY KEY, state varchar(20) NOT NULL){suffix}")
+    await session.command(f"INSERT INTO {RUN} VALUES (1, 'running')")
+    await session.command(f"CREATE TABLE {ACCOUNTS} (id integer PRIMARY KEY, balance bigint NOT NULL){suffix}")
+    await session.command(
+        f"CREATE TABLE {LEDGER} (gid varchar(40) PRIMARY KEY, account integer NOT NULL, delta bigint NOT NULL){suffix}"
+    )
+    rows = ",".join(f"({account}, {OPENING_BALANCE})" for account in range(ACCOUNTS_PER_NODE))
+    await session.command(f"INSERT INTO {ACCOUNTS} (id, balance) VALUES {rows}")
 
 
 async def demolish(session: PlainSession) -> None:
@@ -180,7 +183,9 @@ async def audit(sessions: Mapping[str, PlainSession]) -> Books:
     """Read all balances and ledgers. Nobody may be at work meanwhile."""
     books = Books()
     for node, session in sessions.items():
-        balances = {account: int(money) for account, money in await session.query(f"SELECT id, balance FROM {ACCOUNTS}")}
+        balances = {
+            account: int(money) for account, money in await session.query(f"SELECT id, balance FROM {ACCOUNTS}")
+        }
         expected = dict.fromkeys(range(ACCOUNTS_PER_NODE), OPENING_BALANCE)
         for gid, account, delta in await session.query(f"SELECT gid, account, delta FROM {LEDGER}"):
             books.transfers[str(gid)][node] = int(delta)

@@ -13,9 +13,9 @@ from typing import Protocol
 from urllib.parse import unquote
 
 from nodoubt.errors import ConfigError, NodeUnavailable
+from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.registry import make_driver
-from nodoubt.nodes.sql import NodeSettings, Row, Session
 
 #: How long a plain SQLite connection waits for another writer.
 LOCK_TIMEOUT_S = 10.0

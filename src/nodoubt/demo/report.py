@@ -116,7 +116,9 @@ class Result:
     def _faults(self) -> list[str]:
         lines = []
         if self.halves:
-            lines.append(f"  {_count(len(self.halves), 'transfer', 'transfers')} happened by halves{_some(self.halves)}")
+            lines.append(
+                f"  {_count(len(self.halves), 'transfer', 'transfers')} happened by halves{_some(self.halves)}"
+            )
         if self.missing:
             lines.append(f"  {len(self.missing)} were reported as committed and are nowhere{_some(self.missing)}")
         if self.wrong:

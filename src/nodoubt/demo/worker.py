@@ -71,11 +71,14 @@ class Worker:
 
     async def protected(self, nodes: Mapping[str, str]) -> None:
         """Transfer in transactions of nodoubt."""
-        engine_live: Callable[[str], bool] = lambda _: False  # noqa: E731
-        report = settler_watch(lambda gid: engine_live(gid), lambda gid, branch: say(settled=[gid, branch]))
+
+        def is_live(gid: str) -> bool:
+            return gid in manager.engine.live
+
+        report = settler_watch(is_live, lambda gid, branch: say(settled=[gid, branch]))
 
         def watch(kind: Literal["order", "fact"], gid: str, message: Any) -> None:
-            if engine_live(gid):
+            if is_live(gid):
                 self.reached(f"{kind} {type(message).__name__}", gid)
             report(kind, gid, message)
 
@@ -83,7 +86,6 @@ class Worker:
             nodes, domain=self.domain, grace_s=GRACE_S, settle_every_s=SETTLE_EVERY_S, watch=watch
         )
         async with manager as tm:
-            engine_live = tm.engine.live.__contains__
             await self._work(lambda: self._transfer(tm))
 
     async def _transfer(self, tm: AsyncTransactionManager) -> None:
@@ -110,12 +112,10 @@ class Worker:
                     await session.command(session.begin)
                     for text in leg_texts(gid, leg):
                         await session.command(text)
-                committed = 0
-                for leg in sorted(legs, key=lambda leg: leg.delta):
+                for committed, leg in enumerate(sorted(legs, key=lambda leg: leg.delta)):
                     if committed:
                         self.reached(BETWEEN, gid)
                     await sessions[leg.node].command("COMMIT")
-                    committed += 1
                 say(done=gid)
                 await asyncio.sleep(0)  # a transfer over SQLite alone never waits: let the orders in
 

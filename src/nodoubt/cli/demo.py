@@ -1,0 +1,96 @@
+"""``nodoubt demo``: kill the workers of a bank and count the money."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import secrets
+import sys
+
+from nodoubt.demo.options import DOMAIN, KILLS, SECONDS, WORKERS, Options
+from nodoubt.demo.view import View
+from nodoubt.errors import ConfigError, NodoubtError
+
+#: Exit statuses.
+OK, LOST, CANNOT = 0, 1, 2
+
+_TEXT = """\
+A bank has its accounts on several databases. Workers transfer money between them and are killed with kill -9 at random
+moments, half of them in the middle of a commit. At the end every coin is counted, with plain SQL."""
+_END = """\
+exit status: 0 nothing lost and nothing in doubt; 1 something is; 2 the demo could not be run"""
+
+
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "demo", help="kill the workers of a bank and count the money", description=_TEXT, epilog=_END
+    )
+    parser.add_argument(
+        "--nodes",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=URL",
+        help="two or more databases to run on (default: three SQLite files, removed at the end)",
+    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"how long (default: {SECONDS:g})")
+    parser.add_argument("--workers", type=int, default=WORKERS, help=f"worker processes (default: {WORKERS})")
+    parser.add_argument("--kills", type=int, default=KILLS, help=f"how many are killed (default: {KILLS})")
+    parser.add_argument("--seed", type=int, help="draws moments, victims and amounts (default: a new one)")
+    parser.add_argument(
+        "--unprotected", action="store_true", help="for contrast: plain commits, one node after the other"
+    )
+    parser.add_argument("--domain", default=DOMAIN, help=f"nodoubt's domain on the nodes (default: {DOMAIN})")
+    parser.add_argument("--keep", action="store_true", help="leave the demo's tables, or files, for a look")
+    parser.add_argument("--replace", action="store_true", help="drop the tables of a demo that was killed")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    from nodoubt.demo.story import tell
+
+    view = View(sys.stderr)
+    try:
+        result = asyncio.run(tell(_options(arguments), view))
+    except NodoubtError as error:
+        view.say(f"nodoubt demo: {error}")
+        return CANNOT
+    print(json.dumps(result.as_json()) if arguments.json else result.as_text())
+    return OK if result.ok else LOST
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    """Check the arguments. Raises ConfigError."""
+    nodes: dict[str, str] = {}
+    for text in arguments.nodes:
+        name, equals, url = text.partition("=")
+        if not equals or not url:
+            raise ConfigError(
+                f"--nodes: {text!r} is not NAME=URL", hint="for example orders=postgresql://localhost/orders"
+            )
+        if name in nodes:
+            raise ConfigError(f"--nodes: {name!r} is named twice")
+        nodes[name] = url
+    if len(nodes) == 1:
+        raise ConfigError("--nodes: a transfer needs two nodes at least, and only one was named")
+    if not arguments.seconds > 0 or arguments.seconds == float("inf"):
+        raise ConfigError(f"--seconds: {arguments.seconds:g} is no time to run")
+    if arguments.workers < 1:
+        raise ConfigError(f"--workers: {arguments.workers} is not a number of workers", hint="at least 1")
+    if arguments.kills < 0:
+        raise ConfigError(f"--kills: {arguments.kills} is not a number of kills", hint="0 or more")
+    return Options(
+        nodes=nodes,
+        seed=secrets.randbelow(10**6) if arguments.seed is None else arguments.seed,
+        domain=arguments.domain,
+        seconds=arguments.seconds,
+        workers=arguments.workers,
+        kills=arguments.kills,
+        unprotected=arguments.unprotected,
+        keep=arguments.keep,
+        replace=arguments.replace,
+    )
