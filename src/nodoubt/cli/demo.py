@@ -8,7 +8,7 @@ import json
 import secrets
 import sys
 
-from nodoubt.demo.options import DOMAIN, KILLS, SECONDS, WORKERS, Options
+from nodoubt.demo.options import DOMAIN, KILLS, SECONDS, SETTLE_TIMEOUT_S, WORKERS, Options
 from nodoubt.demo.view import View
 from nodoubt.errors import ConfigError, NodoubtError
 
@@ -43,6 +43,13 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--unprotected", action="store_true", help="for contrast: plain commits, one node after the other"
     )
     parser.add_argument("--domain", default=DOMAIN, help=f"nodoubt's domain on the nodes (default: {DOMAIN})")
+    parser.add_argument(
+        "--settle-timeout",
+        type=float,
+        default=SETTLE_TIMEOUT_S,
+        metavar="SECONDS",
+        help=f"how long the end may take to settle what is left (default: {SETTLE_TIMEOUT_S:g})",
+    )
     parser.add_argument("--keep", action="store_true", help="leave the demo's tables, or files, for a look")
     parser.add_argument("--replace", action="store_true", help="drop the tables of a demo that was killed")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -83,6 +90,8 @@ def _options(arguments: argparse.Namespace) -> Options:
         raise ConfigError(f"--workers: {arguments.workers} is not a number of workers", hint="at least 1")
     if arguments.kills < 0:
         raise ConfigError(f"--kills: {arguments.kills} is not a number of kills", hint="0 or more")
+    if not arguments.settle_timeout >= 0:
+        raise ConfigError(f"--settle-timeout: {arguments.settle_timeout:g} is no time", hint="0 or more seconds")
     return Options(
         nodes=nodes,
         seed=secrets.randbelow(10**6) if arguments.seed is None else arguments.seed,
@@ -91,6 +100,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         workers=arguments.workers,
         kills=arguments.kills,
         unprotected=arguments.unprotected,
+        settle_timeout_s=arguments.settle_timeout,
         keep=arguments.keep,
         replace=arguments.replace,
     )

@@ -9,6 +9,7 @@ DOMAIN = "demo"
 SECONDS = 10.0
 WORKERS = 4
 KILLS = 10
+SETTLE_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class Options:
     workers: int = WORKERS
     kills: int = KILLS
     unprotected: bool = False
+    #: How long the end may take to settle what is left.
+    settle_timeout_s: float = SETTLE_TIMEOUT_S
     #: Leave the tables, or the files, for a look.
     keep: bool = False
     #: Drop the tables of a demo that was killed.

@@ -33,6 +33,9 @@ class PlainSession(Protocol):
     async def query(self, sql: str) -> Sequence[Row]:
         """Run a statement and fetch its rows. Raises NodeUnavailable for whatever goes wrong."""
 
+    async def roll_back(self) -> None:
+        """Leave the transaction, if there is one."""
+
     async def has_table(self, table: str) -> bool:
         """Whether such a table is where our statements would find it."""
 
@@ -61,6 +64,10 @@ class ServerSession:
             return await self._session.query(sql)
         except (ConnectionLost, StatementFailed) as error:
             raise NodeUnavailable(f"node {self._node!r}: {error}") from error
+
+    async def roll_back(self) -> None:
+        # Outside a transaction this is no error on either server.
+        await self.command("ROLLBACK")
 
     async def has_table(self, table: str) -> bool:
         schema = "current_schema()" if self.kind == "postgresql" else "database()"
@@ -94,6 +101,10 @@ class FileSession:
             return self._raw.execute(sql).fetchall()
         except sqlite3.Error as error:
             raise NodeUnavailable(f"node {self._node!r}: {error}") from error
+
+    async def roll_back(self) -> None:
+        if self._raw.in_transaction:
+            await self.command("ROLLBACK")
 
     async def has_table(self, table: str) -> bool:
         return bool(await self.query(f"SELECT 1 FROM sqlite_master WHERE name = '{table}'"))

@@ -35,6 +35,8 @@ class Result:
     settle_seconds: float = 0.0
     #: What is still prepared, undecided or out of sight, one text each.
     pending: Sequence[str] = ()
+    #: Why the workers could not go on, if they could not.
+    failure: str = ""
     halves: Sequence[str] = ()
     missing: Sequence[str] = ()
     wrong: Sequence[tuple[str, int, int]] = ()
@@ -49,7 +51,7 @@ class Result:
     @property
     def ok(self) -> bool:
         """Whether all is well."""
-        return not self.lost and not self.pending
+        return not (self.lost or self.pending or self.failure)
 
     def as_json(self) -> dict[str, Any]:
         """The closing object of ``--json``."""
@@ -74,6 +76,7 @@ class Result:
             "committed_but_missing": len(self.missing),
             "accounts_off_the_ledger": len(self.wrong),
             "in_doubt": len(self.pending),
+            "failure": self.failure,
             "look": list(self.look),
         }
 
@@ -124,6 +127,8 @@ class Result:
         if self.wrong:
             places = [f"account {account} on {node} ({delta:+d})" for node, account, delta in self.wrong]
             lines.append(f"  {len(self.wrong)} balances do not follow from the transfers{_some(places)}")
+        if self.failure:
+            lines.append(f"  {self.failure}")
         lines += [f"  pending: {text}" for text in self.pending]
         return [*lines, ""] if lines else []
 
@@ -139,6 +144,8 @@ class Result:
             return "LOST: the total is right, but the books are not."
         if self.pending:
             return "IN DOUBT: the money is right, but not everything could be settled in time."
+        if self.failure:
+            return "CUT SHORT: nothing lost, nothing in doubt, but the workers could not go on."
         if self.unprotected:
             return "Nothing was lost this time: no worker died between two commits. Try more --kills."
         return "Nothing lost, nothing in doubt."

@@ -7,12 +7,13 @@ transfers enlist nodes. So the sum is of one moment, although no database knows 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 
 from nodoubt.demo import bank, killer
-from nodoubt.demo.crew import Crew
+from nodoubt.demo.crew import Crew, CrewFailed
 from nodoubt.demo.options import Options
 from nodoubt.demo.plain import PlainSession
 from nodoubt.demo.view import Moment, View
@@ -20,8 +21,6 @@ from nodoubt.demo.worker import GRACE_S, SETTLE_EVERY_S, settler_watch
 from nodoubt.engine.asynchronous import AsyncTransactionManager
 from nodoubt.errors import NodoubtError
 
-#: How long the end may take to settle what is left.
-SETTLE_TIMEOUT_S = 20.0
 SETTLE_PAUSE_S = 0.1
 #: How often the money is counted during the run, and how long that may wait for locks.
 COUNT_EVERY_S = 1.0
@@ -39,6 +38,8 @@ class Run:
         self.seconds = self.settle_seconds = 0.0
         #: What could not be settled in time.
         self.pending: list[str] = []
+        #: Why the workers could not go on, if they could not.
+        self.failure = ""
         self._options = options
         self._crew = crew
         self._view = view
@@ -57,7 +58,7 @@ class Run:
         async with manager:
             await self._work(lambda: count_money(manager), lambda: count_doubts(manager))
             started = loop.time()
-            self.pending = await settle_all(manager)
+            self.pending = await settle_all(manager, self._options.settle_timeout_s)
             self.settle_seconds = loop.time() - started
 
     async def unprotected(self, sessions: Mapping[str, PlainSession]) -> None:
@@ -87,12 +88,16 @@ class Run:
             await self._until(started, killing)
             self.seconds = loop.time() - started
             await crew.stop()
+        except CrewFailed as error:
+            # What they did until then is settled and audited all the same.
+            self.failure = error.message
         finally:
             loop.remove_signal_handler(signal.SIGINT)
             tasks = [task for task in (killing, watching) if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await crew.end()
             self._view.clear()
 
     async def _until(self, started: float, killing: asyncio.Task[None]) -> None:
@@ -170,11 +175,12 @@ async def count_plainly(sessions: Mapping[str, PlainSession]) -> int | None:
         return None
     finally:
         for session in begun:
-            await session.command("ROLLBACK")
+            with contextlib.suppress(NodoubtError):
+                await session.roll_back()
     return money
 
 
-async def settle_all(tm: AsyncTransactionManager, timeout_s: float = SETTLE_TIMEOUT_S) -> list[str]:
+async def settle_all(tm: AsyncTransactionManager, timeout_s: float) -> list[str]:
     """Settle without a grace period, for all owners are gone, until nothing is left or the time is over; what is left."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s

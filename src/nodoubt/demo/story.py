@@ -71,14 +71,11 @@ async def _run(options: Options, nodes: Mapping[str, str], view: View) -> Result
         random.Random(options.seed),
     )
     run = Run(options, crew, view, money_before)
-    try:
-        if options.unprotected:
-            async with connections(config.nodes) as sessions:
-                await run.unprotected(sessions)
-        else:
-            await run.protected(nodes)
-    finally:
-        await crew.end()
+    if options.unprotected:
+        async with connections(config.nodes) as sessions:
+            await run.unprotected(sessions)
+    else:
+        await run.protected(nodes)
     books = await _audit(config, run)
     result = Result(
         unprotected=options.unprotected,
@@ -97,6 +94,7 @@ async def _run(options: Options, nodes: Mapping[str, str], view: View) -> Result
         total_after=books.total if books else None,
         settle_seconds=run.settle_seconds,
         pending=run.pending,
+        failure=run.failure,
         halves=books.halves if books else (),
         missing=books.missing(crew.told_committed) if books else (),
         wrong=books.wrong if books else (),
@@ -127,7 +125,7 @@ async def _found(options: Options, config: Config, nodes: Mapping[str, str]) -> 
             await bank.check_vacant(session, node, replace=options.replace)
     # What a killed demo left prepared would hold locks on the tables that are to be replaced.
     async with AsyncTransactionManager.open(nodes, domain=options.domain) as tm:
-        await settle_all(tm)
+        await settle_all(tm, options.settle_timeout_s)
     async with connections(config.nodes) as sessions:
         for session in sessions.values():
             await bank.found(session)

@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn
 
 from nodoubt.demo.bank import draw_transfer, leg_texts, move
 from nodoubt.demo.killer import BETWEEN
-from nodoubt.demo.plain import connections
+from nodoubt.demo.plain import PlainSession, connections
 from nodoubt.engine.asynchronous import AsyncTransactionManager
 from nodoubt.engine.config import load
 from nodoubt.errors import NodoubtError, OutcomeUnknown
@@ -104,22 +104,30 @@ class Worker:
             sessions = await stack.enter_async_context(connections(load(nodes, domain=self.domain).nodes))
 
             async def transfer() -> None:
-                legs = draw_transfer(list(sessions), self.dice)
-                gid = secrets.token_hex(13)
-                say(began=gid)
-                for leg in legs:
-                    session = sessions[leg.node]
-                    await session.command(session.begin)
-                    for text in leg_texts(gid, leg):
-                        await session.command(text)
-                for committed, leg in enumerate(sorted(legs, key=lambda leg: leg.delta)):
-                    if committed:
-                        self.reached(BETWEEN, gid)
-                    await sessions[leg.node].command("COMMIT")
-                say(done=gid)
-                await asyncio.sleep(0)  # a transfer over SQLite alone never waits: let the orders in
+                try:
+                    await self._transfer_plainly(sessions)
+                except NodoubtError:
+                    for session in sessions.values():
+                        await session.roll_back()
+                    raise
 
             await self._work(transfer)
+
+    async def _transfer_plainly(self, sessions: Mapping[str, PlainSession]) -> None:
+        legs = draw_transfer(list(sessions), self.dice)
+        gid = secrets.token_hex(13)
+        say(began=gid)
+        for leg in legs:
+            session = sessions[leg.node]
+            await session.command(session.begin)
+            for text in leg_texts(gid, leg):
+                await session.command(text)
+        for committed, leg in enumerate(sorted(legs, key=lambda leg: leg.delta)):
+            if committed:
+                self.reached(BETWEEN, gid)
+            await sessions[leg.node].command("COMMIT")
+        say(done=gid)
+        await asyncio.sleep(0)  # a transfer over SQLite alone never waits: let the supervisor's orders in
 
     async def _work(self, transfer: Callable[[], Awaitable[None]]) -> None:
         say(ready=True)
