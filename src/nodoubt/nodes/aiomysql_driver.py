@@ -9,10 +9,10 @@ from typing import Any
 
 import aiomysql
 
+from nodoubt.nodes.dialect import NodeSettings, Row
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard
 from nodoubt.nodes.mariadb_drivers import MULTI_STATEMENTS, MySQLConnection, options, refuse_login, understand
-from nodoubt.nodes.sql import NodeSettings, Row
 
 #: How long a polite goodbye may take.
 CLOSE_S_MAX = 2.0
@@ -53,7 +53,7 @@ class AiomysqlConnection(MySQLConnection):
 
 
 class AiomysqlSession:
-    """See :class:`nodoubt.nodes.sql.Session`."""
+    """See :class:`nodoubt.nodes.dialect.Session`."""
 
     __slots__ = ("_loop", "_raw", "handle", "token")
 
@@ -126,7 +126,7 @@ def _understand(error: Exception) -> StatementFailed | ConnectionLost:
 
 
 class AiomysqlDriver:
-    """See :class:`nodoubt.nodes.sql.Driver`."""
+    """See :class:`nodoubt.nodes.dialect.Driver`."""
 
     async def connect(self, settings: NodeSettings) -> AiomysqlSession:
         wanted = options(settings)

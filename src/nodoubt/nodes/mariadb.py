@@ -16,17 +16,18 @@ Facts that everything here rests on, each with a test against a real server:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
 from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
+from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
 from nodoubt.nodes.mariadb_inspect import inspect, too_old
 from nodoubt.nodes.mariadb_rules import RULES
-from nodoubt.nodes.sql import NodeSettings, Row, Session
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
 from nodoubt.protocol.ids import XA_FORMAT, BranchId, gid_unix_ms, parse_xa
 from nodoubt.protocol.verdicts import HomeSays
@@ -73,7 +74,7 @@ _COLUMNS = "gid, decision, participants, complete, UNIX_TIMESTAMP(NOW(6)) - UNIX
 
 
 class MariaDB:
-    """The dialect: see :class:`nodoubt.nodes.sql.Dialect`. One instance serves one node: it learns the database's name."""
+    """The dialect: see :class:`nodoubt.nodes.dialect.Dialect`. One instance serves one node: it learns the database's name."""
 
     kind = "mariadb"
     capabilities = Capabilities(home=True, detached=False, concurrent=True)
@@ -166,11 +167,9 @@ class MariaDB:
 
     async def undo(self, session: Session, branch: BranchId) -> bool:
         xid = _xid(branch)
-        try:
+        # It may have ended before, or a deadlock made it roll back only; XA ROLLBACK tells.
+        with contextlib.suppress(StatementFailed):
             await session.command(f"XA END {xid}")
-        except StatementFailed:
-            # It had ended before, or a deadlock made it roll back only; XA ROLLBACK tells.
-            pass
         try:
             await session.command(f"XA ROLLBACK {xid}")
         except StatementFailed:
@@ -185,17 +184,17 @@ class MariaDB:
         ours: list[PreparedBranch] = []
         foreign = 0
         for row in rows:
-            id = _branch_id(row)
-            if id is None or (id.domain != domain and self._is_here(id)):
+            branch = _branch_id(row)
+            if branch is None or (branch.domain != domain and self._is_here(branch)):
                 foreign += 1
-            elif self._is_here(id):
+            elif self._is_here(branch):
                 # No server keeps the time of preparation.
-                ours.append(PreparedBranch(id=id, age_s=max(0.0, float(now_s) - gid_unix_ms(id.gid) / 1000)))
+                ours.append(PreparedBranch(id=branch, age_s=max(0.0, float(now_s) - gid_unix_ms(branch.gid) / 1000)))
         return Listing(ours=tuple(ours), foreign=foreign)
 
-    def _is_here(self, id: BranchId) -> bool:
+    def _is_here(self, branch: BranchId) -> bool:
         """Whether a branch of this server is one of this database."""
-        return id.session[TOKEN_LENGTH:] == self._mark
+        return branch.session[TOKEN_LENGTH:] == self._mark
 
     async def end_owner(self, session: Session, branch: BranchId, handle: str) -> bool:
         token = (branch.session or handle)[:TOKEN_LENGTH]

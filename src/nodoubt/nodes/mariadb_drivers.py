@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from nodoubt.errors import ConfigError, NodeUnavailable, NodoubtError
+from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard, shorten
-from nodoubt.nodes.sql import NodeSettings
 from nodoubt.nodes.statements import MYSQL, split
 
 #: Capability of the protocol: several statements in one packet. Ours only; the guard holds users to one.
@@ -29,10 +29,11 @@ _MINE = "the connection belongs to nodoubt for as long as it is open"
 _REFUSED = {
     **dict.fromkeys(("begin", "commit", "rollback", "autocommit"), _ENDS),
     **dict.fromkeys(
-        ("close", "ensure_closed", "connect", "_connect", "_execute_command", "kill", "ping")
-        + ("__enter__", "__exit__", "__aenter__", "__aexit__"),
+        ("close", "ensure_closed", "connect", "_connect", "_execute_command", "kill", "ping"),
         _MINE,
     ),
+    # The drivers close a connection that is left as a context.
+    **dict.fromkeys(("__enter__", "__exit__", "__aenter__", "__aexit__"), _MINE),
 }
 _LASTING = ("select_db", "set_charset", "set_character_set")
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Finding
+from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import check_identity
-from nodoubt.nodes.sql import Session
 
 if TYPE_CHECKING:
     from nodoubt.nodes.mariadb import MariaDB

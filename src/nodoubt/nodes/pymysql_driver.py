@@ -12,10 +12,10 @@ from typing import Any
 
 import pymysql
 
+from nodoubt.nodes.dialect import NodeSettings, Row
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard
 from nodoubt.nodes.mariadb_drivers import MULTI_STATEMENTS, MySQLConnection, options, refuse_login, understand
-from nodoubt.nodes.sql import NodeSettings, Row
 
 
 class PymysqlConnection(MySQLConnection):
@@ -53,7 +53,7 @@ class PymysqlConnection(MySQLConnection):
 
 
 class PymysqlSession:
-    """See :class:`nodoubt.nodes.sql.Session`."""
+    """See :class:`nodoubt.nodes.dialect.Session`."""
 
     __slots__ = ("_raw", "handle", "token")
 
@@ -111,7 +111,7 @@ def _understand(error: Exception) -> StatementFailed | ConnectionLost:
 
 
 class PymysqlDriver:
-    """See :class:`nodoubt.nodes.sql.Driver`."""
+    """See :class:`nodoubt.nodes.dialect.Driver`."""
 
     async def connect(self, settings: NodeSettings) -> PymysqlSession:
         wanted = options(settings)
