@@ -64,7 +64,7 @@ class Guard(AbstractContextManager["Guard"]):
     @property
     def is_closed(self) -> bool:
         """Whether the branch was fenced or is over."""
-        return self._closed is not None
+        return self._closed
 
     def check_open(self) -> None:
         """Raise if the branch was fenced or is over."""

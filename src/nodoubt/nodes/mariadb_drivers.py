@@ -112,18 +112,19 @@ def refuse_login(error: BaseException, *, from_driver: bool) -> NodoubtError:
     return NodeUnavailable(f"cannot connect: {type(error).__name__}: {error}", hint="is the server running?")
 
 
+def _refused(name: str, guard: Guard) -> str | None:
+    if name in _LASTING:
+        guard.lasting = True
+    return _REFUSED.get(name)
+
+
 class MySQLConnection(BranchConnection):
     """The user's connection. The drivers add ``cursor``, ``query`` and what reads results, which all belong to one branch."""
 
     __slots__ = ()
 
     def __init__(self, raw: Any, guard: Guard) -> None:
-        def refused(name: str) -> str | None:
-            if name in _LASTING:
-                guard.lasting = True
-            return _REFUSED.get(name)
-
-        super().__init__(raw, guard, refused)
+        super().__init__(raw, guard, _refused)
 
     def statement(self, sql: str | bytes | bytearray) -> Guard:
         """Ask the guard for one statement of the user."""
@@ -132,7 +133,8 @@ class MySQLConnection(BranchConnection):
         # Neither driver's cursors read further than the first error, and what was injected comes after a semicolon.
         if ";" in text and len(split(text, MYSQL)) > 1:
             raise self._guard.refuse(shorten(text), "one text carries one statement", "execute them one by one")
-        return self._guard.statement(text)
+        guard: Guard = self._guard
+        return guard.statement(text)
 
     def check_inside(self, sql: str | bytes | bytearray) -> None:
         """After a statement: the transaction must still be open, which a procedure can change in a read-only branch."""
