@@ -128,6 +128,14 @@ async def test_servers_keep_every_coin(two: Nodes, seed: int) -> None:
     assert await tables_on(two) == []
 
 
+async def test_different_servers_keep_every_coin(database: DatabaseFactory) -> None:
+    nodes = {"a": database("postgresql"), "b": database("mariadb"), "c": database("postgresql2")}
+    run = await demo("--seconds", "4", "--kills", "6", "--workers", "3", "--seed", "3", "--json", "--keep", nodes=nodes)
+    assert_nothing_lost(run, nodes=3, kills=6)
+    assert run.json["nodes"] == {"a": "postgresql", "b": "mariadb", "c": "postgresql"}
+    assert await money_on(nodes) == 3 * MONEY_OF_A_NODE
+
+
 async def test_plain_commits_lose_money(two: Nodes) -> None:
     run = await demo("--unprotected", "--seconds", "2", "--kills", "4", "--json", "--keep", nodes=two)
     closing = run.json

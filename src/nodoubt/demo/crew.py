@@ -66,6 +66,8 @@ class Crew:
         self._members: list[Member] = []
         self._changed = asyncio.Event()
         self._started = 0
+        #: Nobody is replaced any more: an interrupt may have come between a kill and its replacement.
+        self._closing = False
 
     async def start(self, workers: int) -> None:
         """Start them and wait until all are at work."""
@@ -74,6 +76,8 @@ class Crew:
         await self._until(lambda: all(member.ready for member in self._members), START_TIMEOUT_S)
 
     async def _hire(self) -> None:
+        if self._closing:
+            return
         # A session of its own: a Ctrl-C of the terminal is for the supervisor, which lets workers end well.
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -174,6 +178,7 @@ class Crew:
 
     async def stop(self) -> None:
         """Let every worker end its transfer and go; kill those that don't, which the audit will show."""
+        self._closing = True
         for member in self._members:
             member.orders.close()
         tasks = [member.listening for member in self._members]
@@ -186,6 +191,7 @@ class Crew:
 
     async def end(self) -> None:
         """End every process, whatever happened."""
+        self._closing = True
         for member in self._members:
             if member.process.returncode is None:
                 member.process.kill()

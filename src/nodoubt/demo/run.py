@@ -21,6 +21,8 @@ from nodoubt.demo.worker import GRACE_S, SETTLE_EVERY_S, settler_watch
 from nodoubt.engine.asynchronous import AsyncTransactionManager
 from nodoubt.errors import NodoubtError
 
+#: How often the end of the run is looked for.
+LOOK_EVERY_S = 0.1
 SETTLE_PAUSE_S = 0.1
 #: How often the money is counted during the run, and how long that may wait for locks.
 COUNT_EVERY_S = 1.0
@@ -80,6 +82,7 @@ class Run:
         )
         watching: asyncio.Task[None] | None = None
         killing: asyncio.Task[None] | None = None
+        started = loop.time()
         try:
             await crew.start(self._options.workers)
             started = loop.time()
@@ -90,6 +93,7 @@ class Run:
             await crew.stop()
         except CrewFailed as error:
             # What they did until then is settled and audited all the same.
+            self.seconds = self.seconds or loop.time() - started
             self.failure = error.message
         finally:
             loop.remove_signal_handler(signal.SIGINT)
@@ -110,7 +114,7 @@ class Run:
                 if loop.time() - started >= self._options.seconds:
                     return
             try:
-                await asyncio.wait_for(self._interrupted.wait(), self._view.tick_s)
+                await asyncio.wait_for(self._interrupted.wait(), LOOK_EVERY_S)
             except TimeoutError:
                 continue
 
