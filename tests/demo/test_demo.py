@@ -21,10 +21,15 @@ from tests.conftest import DatabaseFactory
 PROGRAM = """
 import argparse, sys
 from nodoubt.cli import demo
+from nodoubt.errors import NodeUnavailable, NodoubtError
 parser = argparse.ArgumentParser(prog="nodoubt")
 demo.add(parser.add_subparsers(required=True))
-arguments = parser.parse_args()
-sys.exit(arguments.run(arguments))
+try:
+    arguments = parser.parse_args()
+    sys.exit(arguments.run(arguments))
+except NodoubtError as error:
+    print(f"nodoubt: {error}", file=sys.stderr)
+    sys.exit(3 if isinstance(error, NodeUnavailable) else 2)
 """
 MONEY_OF_A_NODE = bank.ACCOUNTS_PER_NODE * bank.OPENING_BALANCE
 Nodes = dict[str, str]
@@ -194,7 +199,7 @@ async def test_what_cannot_be_settled_in_time_is_named(
         postgresql2.kill()
         run = await ended(process)
     closing = run.json
-    assert run.status == 1
+    assert run.status == 4
     assert closing["total_after"] is None
     assert closing["in_doubt"] > 0
     postgresql2.restart()
@@ -207,24 +212,25 @@ async def test_what_cannot_be_settled_in_time_is_named(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "status", "words"),
     [
-        (["--kills", "-1"], "--kills: -1"),
-        (["--workers", "0"], "--workers: 0"),
-        (["--seconds", "0"], "--seconds: 0"),
-        (["--seconds", "nan"], "--seconds: nan"),
-        (["--settle-timeout", "-1"], "--settle-timeout: -1"),
-        (["--nodes", "a=postgresql://127.0.0.1:1/x"], "only one was named"),
-        (["--nodes", "postgresql://127.0.0.1:1/x"], "is not NAME=URL"),
-        (["--nodes", "a=x://y", "a=x://z"], "'a' is named twice"),
-        (["--nodes", "a=x://y", "b=x://z"], "node 'a'"),
-        (["--nodes", "A=postgresql://127.0.0.1:1/x", "b=x://z"], "'A'"),
-        (["--nodes", "a=postgresql://127.0.0.1:1/x", "b=postgresql://127.0.0.1:1/y"], "node 'a': cannot connect"),
+        (["--kills", "-1"], 2, "--kills: -1"),
+        (["--kills", "many"], 2, "--kills"),
+        (["--workers", "0"], 2, "--workers: 0"),
+        (["--seconds", "0"], 2, "--seconds: 0"),
+        (["--seconds", "nan"], 2, "--seconds: nan"),
+        (["--settle-timeout", "-1"], 2, "--settle-timeout: -1"),
+        (["--nodes", "a=postgresql://127.0.0.1:1/x"], 2, "only one was named"),
+        (["--nodes", "postgresql://127.0.0.1:1/x"], 2, "is not NAME=URL"),
+        (["--nodes", "a=x://y", "a=x://z"], 2, "'a' is named twice"),
+        (["--nodes", "a=x://y", "b=x://z"], 2, "node 'a'"),
+        (["--nodes", "A=postgresql://127.0.0.1:1/x", "b=x://z"], 2, "'A'"),
+        (["--nodes", "a=postgresql://127.0.0.1:1/x", "b=postgresql://127.0.0.1:1/y"], 3, "node 'a': cannot connect"),
     ],
 )
-async def test_what_cannot_be_run_is_refused_clearly(arguments: Sequence[str], words: str) -> None:
+async def test_what_cannot_be_run_is_refused_clearly(arguments: Sequence[str], status: int, words: str) -> None:
     run = await demo(*arguments)
-    assert run.status == 2
+    assert run.status == status
     assert words in run.err
     assert run.out == ""
     assert "Traceback" not in run.err

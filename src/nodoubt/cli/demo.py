@@ -10,22 +10,31 @@ import sys
 
 from nodoubt.demo.options import DOMAIN, KILLS, SECONDS, SETTLE_TIMEOUT_S, WORKERS, Options
 from nodoubt.demo.view import View
-from nodoubt.errors import ConfigError, NodoubtError
+from nodoubt.errors import ConfigError
 
-#: Exit statuses.
-OK, LOST, CANNOT = 0, 1, 2
+#: Exit codes, as those of the other commands.
+FINE, LOST, IN_DOUBT = 0, 1, 4
 
 _TEXT = """\
 A bank has its accounts on several databases. Workers transfer money between them and are killed with kill -9 at random
 moments, half of them in the middle of a commit. At the end every coin is counted, with plain SQL."""
 _END = """\
-exit status: 0 nothing lost and nothing in doubt; 1 something is; 2 the demo could not be run"""
+exit codes:
+  0  nothing lost, nothing in doubt
+  1  something was lost, or the workers could not go on
+  2  wrong usage or configuration; nothing was done
+  3  a node could not be reached
+  4  something could not be settled in time"""
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
-        "demo", help="kill the workers of a bank and count the money", description=_TEXT, epilog=_END
+        "demo",
+        help="kill the workers of a bank and count the money",
+        description=_TEXT,
+        epilog=_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--nodes",
@@ -57,17 +66,14 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command; returns the exit code. Raises NodoubtError when the demo cannot be run."""
     from nodoubt.demo.story import tell
 
-    view = View(sys.stderr)
-    try:
-        result = asyncio.run(tell(_options(arguments), view))
-    except NodoubtError as error:
-        view.say(f"nodoubt demo: {error}")
-        return CANNOT
-    print(json.dumps(result.as_json()) if arguments.json else result.as_text())
-    return OK if result.ok else LOST
+    result = asyncio.run(tell(_options(arguments), View(sys.stderr)))
+    print(json.dumps(result.as_json()) if arguments.json else result.as_text(), flush=True)
+    if result.ok:
+        return FINE
+    return IN_DOUBT if result.pending and (result.total_after is None or not result.lost) else LOST
 
 
 def _options(arguments: argparse.Namespace) -> Options:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import random
 import secrets
@@ -161,6 +162,8 @@ def _die(point: str, gid: str) -> NoReturn:
 
 async def main() -> int:
     """Read orders and work. Returns the exit status."""
+    # What a worker meets is in its reports; its log would only disturb the view.
+    logging.getLogger("nodoubt").addHandler(logging.NullHandler())
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     told = json.loads(await lines.readline())
