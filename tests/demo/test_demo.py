@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nodoubt.demo import bank
 from nodoubt.demo.plain import connections
+from nodoubt.engine.config import load
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.testing.servers import PostgreSQLServer
 from tests.conftest import DatabaseFactory
@@ -83,6 +85,19 @@ async def demo(*arguments: str, nodes: Nodes | None = None) -> Ended:
         return await ended(process)
 
 
+def within(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+async def progress(process: asyncio.subprocess.Process) -> None:
+    """Wait until the workers are at work."""
+    assert process.stderr is not None
+    while line := await process.stderr.readline():
+        if b" transfers " in line:
+            return
+    raise AssertionError("the demo ended before it began")
+
+
 async def money_on(nodes: Nodes) -> int:
     """All money, by plain SQL of this test."""
     money = 0
@@ -113,6 +128,51 @@ def assert_nothing_lost(run: Ended, nodes: int, kills: int) -> None:
     assert closing["transactions"] > 0
     assert closing["total_before"] == closing["total_after"] == nodes * MONEY_OF_A_NODE
     assert closing["in_doubt"] == closing["half_transfers"] == closing["committed_but_missing"] == 0
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the demo makes its temporary folders."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_three_files_keep_every_coin_and_are_removed(folder: Path, seed: int) -> None:
+    run = await demo("--seconds", "3", "--kills", "6", "--workers", "3", "--seed", str(seed), "--json")
+    assert_nothing_lost(run, nodes=3, kills=6)
+    assert run.json["nodes"] == {"a": "sqlite", "b": "sqlite", "c": "sqlite"}
+    assert within(folder) == []
+
+
+async def test_files_are_kept_when_asked_for(folder: Path) -> None:
+    run = await demo("--seconds", "2", "--kills", "2", "--workers", "2", "--json", "--keep")
+    assert_nothing_lost(run, nodes=3, kills=2)
+    (kept,) = within(folder)
+    assert str(kept / "nodoubt.toml") in "".join(run.json["look"])
+    nodes = load(kept / "nodoubt.toml").nodes
+    assert await money_on({name: settings.url for name, settings in nodes.items()}) == 3 * MONEY_OF_A_NODE
+
+
+async def test_plain_commits_on_files_lose_money(folder: Path) -> None:
+    run = await demo("--unprotected", "--seconds", "2", "--kills", "4")
+    assert run.status == 1, run.err
+    assert "MISSING" in run.out
+    assert "plain commits" in run.out
+    assert within(folder) == []
+
+
+async def test_files_from_which_somebody_takes_money_are_kept(folder: Path) -> None:
+    async with started("--seconds", "3", "--kills", "1") as process:
+        await progress(process)
+        (kept,) = within(folder)
+        async with connections({"b": NodeSettings(url=f"sqlite:///{kept / 'b.db'}")}) as sessions:
+            await sessions["b"].command(f"UPDATE {bank.ACCOUNTS} SET balance = balance - 13 WHERE id = 3")
+        run = await ended(process)
+    assert run.status == 1, run.err
+    assert "LOST: 13 MISSING" in run.out
+    assert f"nodoubt tx list --config {kept / 'nodoubt.toml'}" in run.out
+    assert within(folder) == [kept]
 
 
 @pytest.fixture
@@ -155,15 +215,6 @@ async def test_plain_commits_lose_nothing_when_nobody_dies(two: Nodes) -> None:
     run = await demo("--unprotected", "--seconds", "1", "--kills", "0", nodes=two)
     assert run.status == 0, run.err
     assert "Nothing was lost this time" in run.out
-
-
-async def progress(process: asyncio.subprocess.Process) -> None:
-    """Wait until the workers are at work."""
-    assert process.stderr is not None
-    while line := await process.stderr.readline():
-        if b" transfers " in line:
-            return
-    raise AssertionError("the demo ended before it began")
 
 
 async def test_money_that_somebody_takes_meanwhile_is_lost(two: Nodes) -> None:

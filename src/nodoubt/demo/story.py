@@ -36,11 +36,11 @@ async def tell(options: Options, view: View) -> Result:
             ]
         return result
     folder = Path(tempfile.mkdtemp(prefix="nodoubt-demo-"))
-    keep = options.keep
+    keep = False
     try:
         nodes = _files(folder, options.domain)
         result = await _run(options, nodes, view)
-        keep = keep or not (result.ok or options.unprotected)
+        keep = options.keep or not (result.ok or options.unprotected)
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
