@@ -99,14 +99,14 @@ class Journal:
         try:
             self._write_temporary(data)
         except OSError as error:
-            self._drop_temporary()
+            self.drop_temporary()
             raise NotWritten(f"the journal {self.path} could not be written: {error}") from error
         try:
             self._files.rename(self._temporary, self.path)
             self._files.fsync_folder(self.path.parent)
         except OSError as error:
             if self._temporary.exists():
-                self._drop_temporary()
+                self.drop_temporary()
                 raise NotWritten(f"the journal {self.path} could not be given its name: {error}") from error
             raise PerhapsWritten(f"the journal {self.path} may not be on the disk: {error}") from error
 
@@ -118,6 +118,14 @@ class Journal:
             return None if data is None else decode(data)
         except (OSError, JournalDamaged) as error:
             raise JournalDamaged(f"the journal {self.path} is damaged: {error}") from error
+
+    def drop_temporary(self) -> None:
+        """Remove what an unfinished write left: it was never promised."""
+        try:
+            self._files.unlink(self._temporary)
+        except OSError:
+            # The next writer empties it.
+            return
 
     def drop(self) -> None:
         """Remove the journal and what an unfinished write left. Not forced: see :meth:`force`. Raises OSError."""
@@ -154,10 +162,3 @@ class Journal:
             self._files.fsync(descriptor)
         finally:
             self._files.close(descriptor)
-
-    def _drop_temporary(self) -> None:
-        try:
-            self._files.unlink(self._temporary)
-        except OSError:
-            # It was never promised; the next writer empties it.
-            return

@@ -32,19 +32,22 @@ _OURS = "the tables of nodoubt are what recovery believes; they are not for the 
 
 _FORBIDDEN: Mapping[str, str] = {"SQLITE_TRANSACTION": _ENDS, "SQLITE_ATTACH": _FILES, "SQLITE_DETACH": _FILES}
 _DDL = frozenset(
-    f"SQLITE_{what}"
-    for what in (
-        "ALTER_TABLE ANALYZE REINDEX CREATE_INDEX CREATE_TABLE CREATE_TRIGGER CREATE_VIEW CREATE_VTABLE"
-        " DROP_INDEX DROP_TABLE DROP_TRIGGER DROP_VIEW DROP_VTABLE"
-    ).split()
+    {
+        *("SQLITE_ALTER_TABLE", "SQLITE_ANALYZE", "SQLITE_REINDEX"),
+        *(
+            f"SQLITE_{act}_{what}"
+            for act in ("CREATE", "DROP")
+            for what in ("INDEX", "TABLE", "TRIGGER", "VIEW", "VTABLE")
+        ),
+    }
 )
 _WRITES = frozenset({"SQLITE_INSERT", "SQLITE_UPDATE", "SQLITE_DELETE"})
 #: What these take is a question, not a setting; the last one ends with the transaction.
 _PRAGMAS_WITH_VALUE = frozenset(
-    (
-        "table_info table_xinfo table_list index_info index_list index_xinfo foreign_key_list foreign_key_check"
-        " integrity_check quick_check defer_foreign_keys"
-    ).split()
+    {
+        *("table_info", "table_xinfo", "table_list", "index_info", "index_list", "index_xinfo"),
+        *("foreign_key_list", "foreign_key_check", "integrity_check", "quick_check", "defer_foreign_keys"),
+    }
 )
 #: These do something although they take no value.
 _PRAGMAS_ACTIVE = frozenset({"incremental_vacuum", "optimize", "wal_checkpoint"})
@@ -70,7 +73,7 @@ class SQLiteGuard(Guard):
         #: Tables of the main database that were, or may have been, written.
         self.touched: set[str] = set()
         #: Cursors of texts with several statements, or several rows of values: what is unread there was not run.
-        self.unfinished: list[Any] = []
+        self.unfinished: dict[int, Any] = {}
         self._has_key = has_key
         self._compiled = ""
 

@@ -19,7 +19,7 @@ class Turns(Protocol):
         """Wait for a turn; False if there was none within ``timeout_s``."""
 
     def give_back(self) -> None:
-        """Let the next one have it."""
+        """Let the next one have it; from any thread."""
 
 
 class Alarm(Protocol):
