@@ -17,9 +17,9 @@ from typing import Any
 from nodoubt.demo.plain import PlainSession
 from nodoubt.errors import ConfigError
 
-ACCOUNTS = "nodoubt_demo_accounts"
-LEDGER = "nodoubt_demo_transfers"
-RUN = "nodoubt_demo_run"
+ACCOUNTS = "demo_bank_accounts"
+LEDGER = "demo_bank_transfers"
+RUN = "demo_bank_run"
 
 ACCOUNTS_PER_NODE = 100
 OPENING_BALANCE = 1000

@@ -174,6 +174,9 @@ async def main() -> int:
     except NodoubtError as error:
         say(failed=str(error))
         return 1
+    except Exception as error:
+        say(failed=f"a bug: {type(error).__name__}: {error}")
+        raise
     finally:
         listening.cancel()
     return 0
