@@ -40,7 +40,12 @@ def query(url: str, sql: str) -> list[tuple[Any, ...]]:
                 answer = postgresql.execute(sql)
                 return list(answer.fetchall()) if answer.description else []
         case "mariadb":
-            address = {"host": parts.hostname, "port": parts.port, "user": parts.username, "database": parts.path[1:]}
+            address: dict[str, Any] = {
+                "host": parts.hostname,
+                "port": parts.port,
+                "user": parts.username,
+                "database": parts.path[1:],
+            }
             with closing(pymysql.connect(**address, autocommit=True)) as mariadb, mariadb.cursor() as cursor:
                 cursor.execute(sql)
                 return list(cursor.fetchall())
