@@ -190,7 +190,10 @@ class Node(Protocol):
         """As home: read decisions without inserting anything. Raises NodeUnavailable."""
 
     async def unfinished(self, limit: int) -> Sequence[DecisionRow]:
-        """As home: the oldest committed decisions that are not complete. Raises NodeUnavailable."""
+        """As home: the oldest decisions that are neither complete nor aborted: those that cannot be read, too.
+
+        Raises NodeUnavailable.
+        """
 
     async def complete(self, gids: Sequence[str]) -> None:
         """As home: mark decisions complete, forced to disk. Raises NodeUnavailable."""

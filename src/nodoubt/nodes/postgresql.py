@@ -69,7 +69,7 @@ CREATE TABLE IF NOT EXISTS nodoubt.decision (
     decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     reason text NOT NULL DEFAULT ''
 );
-CREATE INDEX IF NOT EXISTS decision_unfinished ON nodoubt.decision (gid) WHERE NOT complete AND decision = 'committed';
+CREATE INDEX IF NOT EXISTS decision_unfinished ON nodoubt.decision (gid) WHERE NOT complete AND decision <> 'aborted';
 CREATE TABLE IF NOT EXISTS nodoubt.branch (
     gid text COLLATE "C" NOT NULL, branch integer NOT NULL, PRIMARY KEY (gid, branch)
 );
@@ -194,7 +194,7 @@ class PostgreSQL:
 
     async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
         rows = await session.query(
-            f"{_SELECT} WHERE NOT complete AND decision = 'committed' ORDER BY gid LIMIT {int(limit)}"
+            f"{_SELECT} WHERE NOT complete AND decision <> 'aborted' ORDER BY gid LIMIT {int(limit)}"
         )
         return [decision_row(*row) for row in rows]
 
