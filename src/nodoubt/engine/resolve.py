@@ -1,9 +1,10 @@
 """A person decides what nobody can learn any more.
 
-There are two such cases. **Home is lost for good**: its database is destroyed, or it is no node of ours any longer; then
-another node becomes home of that one gid and holds the person's decision. **Home's row cannot be read**: then the person's
-decision takes its place, and the old text stays in its reason. In every other case the decision is home's, and settling
-finds it; a person is refused. What was ordered is carried out by the same machine as any other decision.
+There are two such cases. **Home is lost for good**: its database is destroyed, or it is no node of ours any longer;
+then another node becomes home of that one gid and holds the person's decision. **Home's row cannot be read**: then
+the person's decision takes its place, and the old text stays in its reason. In every other case the decision is
+home's, and settling finds it; a person is refused. What was ordered is carried out by the same machine as any other
+decision.
 
 What a person's order must not contradict: a decision that can be read, on any node (recovery rule 2); work that is
 committed already, which proves what the lost decision was; and a node that may hold either, but does not answer.
@@ -47,8 +48,8 @@ class Plan:
 async def plan(engine: Engine, gid: str, *, commit: bool, at: str | None) -> Plan:
     """Find out whether a person may decide, and what would be done; touches nothing.
 
-    ``at`` names the node that becomes home where home is lost. Raises NodoubtError where no person is needed or the order
-    contradicts what is known, NodeUnavailable where that cannot be known, ConfigError where ``at`` is missing or unfit.
+    ``at`` names the node that becomes home where home is lost. Raises NodoubtError where no person is needed or the
+    order contradicts what is known, NodeUnavailable where that cannot be known, ConfigError where ``at`` is missing or unfit.
     """
     if at is not None and not engine.node(at).capabilities.home:
         raise ConfigError(f"node {at!r} cannot hold a decision", hint="run `nodoubt doctor` to see why")
@@ -137,7 +138,7 @@ def _unanswered(found: Evidence, silent: Iterable[str]) -> NodeUnavailable:
 async def carry_out(engine: Engine, order: Plan, reason: str) -> Outcome:
     """Write the decision with its reason, then finish the prepared branches; returns what was reached.
 
-    Raises NodeUnavailable, and NodoubtError where somebody else's decision was there first. Doing it again goes on with it.
+    Raises NodeUnavailable, and NodoubtError where somebody else's decision was there first. Doing it again goes on.
     """
     node = engine.node(order.at)
     wanted = "committed" if order.commit else "aborted"
