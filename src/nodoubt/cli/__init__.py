@@ -1,7 +1,7 @@
 """The `nodoubt` command: one file per family of commands.
 
-Each family has ``add(subparsers)``, which registers its parsers with ``set_defaults(run=…)``; ``run(arguments)`` returns
-the exit code. The exit codes are in ``common``.
+Each family has ``add(subparsers)``, which registers its parsers with ``set_defaults(run=…)``; ``run(arguments)`` is the
+work and returns the exit code. The exit codes are in ``common``.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ async def plan(engine: Engine, gid: str, *, commit: bool, at: str | None) -> Pla
     """Find out whether a person may decide, and what would be done; touches nothing.
 
     ``at`` names the node that becomes home where home is lost. Raises NodoubtError where no person is needed or the
-    order contradicts what is known, NodeUnavailable where that cannot be known, ConfigError where ``at`` is missing or unfit.
+    order contradicts what is known, NodeUnavailable where that cannot be known, ConfigError where ``at`` is unfit.
     """
     if at is not None and not engine.node(at).capabilities.home:
         raise ConfigError(f"node {at!r} cannot hold a decision", hint="run `nodoubt doctor` to see why")
