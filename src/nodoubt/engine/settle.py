@@ -137,11 +137,12 @@ class Settler:
         for gid in [gid for gid in cases if self._live(gid)]:
             del cases[gid]
         await self._add_unfinished(report, cases)
+        for case in cases.values():
+            case.ripe = case.gid in owed or case.age_s(self._seen) >= grace_s
         await self._ask_homes(cases, probing=probing)
         await self._ask_evidence(report, cases)
         for case in cases.values():
-            ripe = case.gid in owed or case.age_s(self._seen) >= grace_s
-            self._judge(case, Age.RIPE if ripe else Age.YOUNG, report)
+            self._judge(case, Age.RIPE if case.ripe else Age.YOUNG, report)
         return cases
 
     async def _each(self, nodes: Iterable[Node], ask: Callable[[Node], Any], report: SettleReport) -> dict[str, Any]:
@@ -182,7 +183,11 @@ class Settler:
     async def _ask_homes(self, cases: Mapping[str, _Case], *, probing: bool) -> None:
         by_home: dict[str, list[_Case]] = defaultdict(list)
         for case in cases.values():
-            by_home[case.home].append(case)
+            if case.ripe:
+                by_home[case.home].append(case)
+            elif case.row is not None:
+                # A probe would abort a young transaction that its owner is about to decide.
+                case.says = case.row.says
 
         async def ask(home: str, asked: Sequence[_Case]) -> None:
             node = self._nodes.get(home)
@@ -305,6 +310,7 @@ class _Case:
     home: str
     says: HomeSays = HomeSays.SILENT
     row: DecisionRow | None = None
+    ripe: bool = False
     prepared: dict[int, tuple[str, PreparedBranch]] = field(default_factory=dict)
     absent: dict[int, tuple[str, NodeSays]] = field(default_factory=dict)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
