@@ -14,7 +14,11 @@ import asyncpg
 import pytest
 
 from nodoubt.cli import main
+from nodoubt.engine.worlds import AsyncWorld
+from nodoubt.nodes.registry import make_node
+from nodoubt.nodes.sql import NodeSettings
 from nodoubt.protocol.ids import BranchId, new_gid
+from nodoubt.testing.servers import PostgreSQLServer
 from tests.conftest import DatabaseFactory
 
 DOMAIN = "shop"
@@ -133,8 +137,21 @@ def bare_shop(database: DatabaseFactory) -> Shop:
     return Shop({name: database("postgresql") for name in ("orders", "stock", "billing")})
 
 
+@pytest.fixture(scope="session")
+def furnished(postgresql: PostgreSQLServer) -> dict[str, str]:
+    """Three databases with our tables, for the whole run: to make and drop them takes longer than most tests."""
+    urls = {name: postgresql.create_database(f"shop_{name}") for name in ("orders", "stock", "billing")}
+    for name, url in urls.items():
+        node = make_node(name, DOMAIN, NodeSettings(url=url), AsyncWorld(), asynchronous=True)
+        asyncio.run(node.install())
+    return urls
+
+
 @pytest.fixture
-def shop(bare_shop: Shop, run: Run) -> Shop:
-    """The same after `nodoubt init`."""
-    assert run("init").code == 0
-    return bare_shop
+def shop(furnished: dict[str, str]) -> Shop:
+    """Three databases with our tables and nothing in them."""
+    shop = Shop(furnished)
+    for node, url in furnished.items():
+        rollbacks = [f"ROLLBACK PREPARED '{gid}'" for gid in shop.prepared(node)]
+        sql(url, *rollbacks, "DROP TABLE IF EXISTS work", "TRUNCATE nodoubt.decision, nodoubt.branch", "SELECT 1")
+    return shop
