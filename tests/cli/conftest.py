@@ -15,8 +15,8 @@ import pytest
 
 from nodoubt.cli import main
 from nodoubt.engine.worlds import AsyncWorld
+from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.registry import make_node
-from nodoubt.nodes.sql import NodeSettings
 from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.testing.servers import PostgreSQLServer
 from tests.conftest import DatabaseFactory

@@ -78,7 +78,7 @@ def test_the_examples_work(run: Run, shop: Shop, example: str) -> None:
         (("doctor", "--nodes", "orders"), "--nodes takes NAME=URL"),
         (("doctor", "--nodes", "a=x", "a=y"), "named twice"),
         (("doctor", "--nodes", "a=x", "--config", "y"), "exclude each other"),
-        (("doctor", "--nodes", "a=oracle://x"), "no asynchronous driver for oracle://"),
+        (("doctor", "--nodes", "a=oracle://x"), "no asynchronous driver for 'oracle'"),
         (("doctor", "--config", "none.toml"), "there is no none.toml"),
         (("doctor",), "there is no nodoubt.toml"),
     ],

@@ -10,9 +10,9 @@ import pytest
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Node
+from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.identity import SCHEMA_VERSION
 from nodoubt.nodes.registry import make_node
-from nodoubt.nodes.sql import NodeSettings
 from nodoubt.protocol.ids import new_gid
 from nodoubt.protocol.verdicts import HomeSays
 from tests.conftest import DatabaseFactory
@@ -59,7 +59,7 @@ async def test_an_older_schema_is_refused_at_work_and_migrated_by_install(databa
         url, "DROP TABLE nodoubt.decision, nodoubt.branch", "UPDATE nodoubt.node SET schema_version = 0", "SELECT 1"
     )
     (before,) = await execute(url, "SELECT id FROM nodoubt.node")
-    with pytest.raises(ConfigError, match="has schema 0|have schema 0") as caught:
+    with pytest.raises(ConfigError, match="have schema 0") as caught:
         await node_at(url).open()
     assert "nodoubt init" in caught.value.hint
     assert await node_at(url).install() == f"migrated from schema 0 to {SCHEMA_VERSION}"

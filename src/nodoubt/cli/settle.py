@@ -97,7 +97,7 @@ async def _watch(engine: Engine, arguments: argparse.Namespace) -> int:
 def _state(report: SettleReport) -> object:
     """What is left, without ages: a change of it is worth a line."""
     left = {(doubt.gid, doubt.branch, doubt.case) for doubt in [*report.waiting, *report.strays]}
-    return left, sorted(report.unreachable), sorted(report.foreign.items())
+    return left, report.young, sorted(report.unreachable), sorted(report.foreign.items())
 
 
 def _progress(done: int, total: int) -> None:
@@ -110,7 +110,7 @@ def _code(report: SettleReport) -> Exit:
         return Exit.FINDING
     if report.unreachable:
         return Exit.UNREACHABLE
-    return Exit.IN_DOUBT if report.waiting else Exit.FINE
+    return Exit.IN_DOUBT if report.waiting or report.young else Exit.FINE
 
 
 def _entry(report: SettleReport) -> dict[str, Any]:
@@ -119,6 +119,8 @@ def _entry(report: SettleReport) -> dict[str, Any]:
 
 def _summary(report: SettleReport) -> str:
     parts = [f"{report.committed} committed, {report.rolled_back} rolled back, {report.completed} marked complete"]
+    if report.young:
+        parts.append(f"{report.young} younger than the grace period")
     if report.waiting:
         parts.append(f"{len(report.waiting)} waiting")
     if report.strays:

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from nodoubt.engine.engine import Settings
 from nodoubt.errors import ConfigError
-from nodoubt.nodes.sql import NodeSettings
+from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.protocol.ids import check_name
 
 Source = str | os.PathLike[str] | Mapping[str, Any]

@@ -154,7 +154,7 @@ class Engine:
 
     async def look(self) -> SettleReport:
         """What is in doubt (``waiting``), and the nodes that could not be asked (``unreachable``). Touches nothing."""
-        return await self._settler.look(grace_s=self.settings.grace_s)
+        return await self._settler.look()
 
     async def outcome(self, gid: str) -> Outcome:
         """What became of a transaction, of this process or any other, as long as its decision is retained."""
@@ -187,9 +187,12 @@ class Engine:
         for node in self.nodes.values():
             if node.capabilities.home:
                 try:
-                    rows.update({node.name: row for row in (await node.decisions([gid])).values()})
+                    found = await node.decisions([gid])
                 except NodoubtError:
                     silent.append(node.name)
+                    continue
+                if gid in found:
+                    rows[node.name] = found[gid]
         return rows, silent
 
     async def purge(self) -> int:

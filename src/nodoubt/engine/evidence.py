@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from nodoubt.engine.engine import Engine
 from nodoubt.errors import ConfigError, NodoubtError
 from nodoubt.nodes.contract import DecisionRow, Node, PreparedBranch
 from nodoubt.protocol.ids import BRANCHES_MAX, BranchId, is_gid
 from nodoubt.protocol.verdicts import Action, Age, HomeSays, NodeSays, Verdict, Whose, verdict
+
+T = TypeVar("T")
 
 #: Branches that somebody outside nodoubt finished against the decision (recovery rule 15).
 HEURISTIC = ("rolled-back-by-hand", "committed-by-hand")
@@ -69,31 +73,31 @@ async def gather(engine: Engine, gid: str) -> Evidence:
     if not is_gid(gid):
         raise ConfigError(f"{gid!r} is not a gid", hint="a gid has 26 characters; `nodoubt tx list` shows some")
     silent: dict[str, str] = {}
-    rows: dict[str, DecisionRow] = {}
-    prepared: dict[int, tuple[str, PreparedBranch]] = {}
-    applied: dict[int, str] = {}
+    homes = [node for node in engine.nodes.values() if node.capabilities.home]
 
-    async def ask(node: Node) -> None:
-        # The list first, then the decision, then the evidence (recovery rule 1).
+    async def ask(node: Node, step: Callable[[], Coroutine[Any, Any, T]]) -> tuple[str, T] | None:
         try:
-            listing = await node.prepared()
-            row = (await node.decisions([gid])).get(gid) if node.capabilities.home else None
-            there = await node.applied([(gid, branch) for branch in range(BRANCHES_MAX)])
+            return node.name, await step()
         except NodoubtError as error:
             silent[node.name] = error.message
-            return
-        prepared.update({b.id.branch: (node.name, b) for b in listing.ours if b.id.gid == gid})
-        applied.update({branch: node.name for _, branch in there})
-        if row is not None:
-            rows[node.name] = row
+            return None
 
-    await engine.world.together([ask(node) for node in engine.nodes.values()])
+    async def of_all(nodes: Iterable[Node], step: Callable[[Node], Coroutine[Any, Any, T]]) -> dict[str, T]:
+        answers = await engine.world.together([ask(node, partial(step, node)) for node in nodes])
+        return dict(answer for answer in answers if answer is not None)
+
+    # The order that settling reads in, for the same reasons: see Settler._look.
+    bound = _rows(await of_all(homes, lambda node: node.decisions([gid])))
+    listings = await of_all(engine.nodes.values(), lambda node: node.prepared())
+    pairs = [(gid, branch) for branch in range(BRANCHES_MAX)]
+    evidence = await of_all(engine.nodes.values(), lambda node: node.applied(pairs))
+    applied = {number: name for name, there in evidence.items() for _, number in there}
+    rows = _rows(await of_all(homes, lambda node: node.decisions([gid])))
+    prepared = {b.id.branch: (name, b) for name, listing in listings.items() for b in listing.ours if b.id.gid == gid}
     home = next((b.id.home for _, b in prepared.values()), "") or next(iter(rows), "")
     says = _home_says(engine, home, rows, silent)
-    row = rows.get(home)
-    ages = [b.age_s for _, b in prepared.values()] + ([row.age_s] if row else [])
-    age = Age.RIPE if min(ages, default=0.0) >= engine.settings.grace_s else Age.YOUNG
-    nodes = {**(row.participants if row else {}), **applied, **{n: node for n, (node, _) in prepared.items()}}
+    participants = bound[home].participants if home in bound else {}
+    nodes = {**participants, **applied, **{n: node for n, (node, _) in prepared.items()}}
     branches = []
     for number, node in sorted(nodes.items()):
         seen = _node_says(number, node, prepared, applied, engine.nodes.keys() - silent)
@@ -103,12 +107,16 @@ async def gather(engine: Engine, gid: str) -> Evidence:
                 branch=number,
                 node=node,
                 says=seen,
-                verdict=verdict(says, seen, Whose.OURS, Age.RIPE if seen is NodeSays.APPLIED else age),
+                verdict=verdict(says, seen, Whose.OURS, Age.RIPE),
                 id=found.id if found else None,
                 age_s=found.age_s if found else None,
             )
         )
     return Evidence(gid=gid, home=home, says=says, rows=rows, branches=tuple(branches), silent=silent)
+
+
+def _rows(answers: Mapping[str, Mapping[str, DecisionRow]]) -> dict[str, DecisionRow]:
+    return {name: row for name, rows in answers.items() for row in rows.values()}
 
 
 def _home_says(engine: Engine, home: str, rows: Mapping[str, DecisionRow], silent: Mapping[str, str]) -> HomeSays:

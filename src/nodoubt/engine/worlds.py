@@ -37,9 +37,14 @@ class _AsyncTurns:
         self._free = count
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
 
-    async def take(self, timeout_s: float) -> bool:
+    def take_now(self) -> bool:
         if self._free:
             self._free -= 1
+            return True
+        return False
+
+    async def take(self, timeout_s: float) -> bool:
+        if self.take_now():
             return True
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -98,6 +103,13 @@ class _ThreadTurns:
         self._free = count
         self._lock = threading.Lock()
         self._waiting: collections.deque[threading.Event] = collections.deque()
+
+    def take_now(self) -> bool:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return True
+        return False
 
     async def take(self, timeout_s: float) -> bool:
         with self._lock:
@@ -193,11 +205,8 @@ class ThreadWorld(_Clock):
         self._closed.wait(seconds)
 
     async def together(self, steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        first, *others = [*steps] or [None]
-        if first is None:
-            return []
-        futures = [self._executor.submit(run_now, step) for step in others]
-        return [run_now(first), *(future.result() for future in futures)]
+        others = [self._executor.submit(run_now, step) for step in steps[1:]]
+        return [*(run_now(step) for step in steps[:1]), *(other.result() for other in others)]
 
     async def aside(self, call: Callable[[], T]) -> T:
         return call()

@@ -14,10 +14,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
+from nodoubt.nodes.dialect import NodeSettings, Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable
 from nodoubt.nodes.postgresql_inspect import inspect
-from nodoubt.nodes.sql import NodeSettings, Session
 from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
 from nodoubt.protocol.ids import BranchId, parse_text
@@ -148,8 +148,8 @@ class PostgreSQL:
             "SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 FROM pg_prepared_xacts"
             " WHERE database = current_database()"
         )
-        branches = [(parse_text(gid), age_s) for gid, age_s in rows]
-        ours = [PreparedBranch(id=id, age_s=age_s) for id, age_s in branches if id is not None and id.domain == domain]
+        read = [(parse_text(gid), age_s) for gid, age_s in rows]
+        ours = [PreparedBranch(id=found, age_s=age_s) for found, age_s in read if found and found.domain == domain]
         return Listing(ours=tuple(ours), foreign=len(rows) - len(ours))
 
     async def end_owner(self, session: Session, branch: BranchId, handle: str) -> bool:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Finding
+from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import Identity, check_identity
-from nodoubt.nodes.sql import Session
 from nodoubt.protocol.ids import parse_text
 
 #: The oldest server whose behaviour the dialect was written for.
