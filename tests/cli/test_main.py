@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nodoubt.cli import doctor, init, settle, tx
+from nodoubt.cli.common import EXIT_CODES, Exit
 from nodoubt.errors import OutcomeUnknown
 from tests.cli.conftest import Run, Shop, write_config
 
@@ -150,3 +154,23 @@ def test_a_reader_that_went_away_is_no_traceback(shop: Shop) -> None:
     shell = f"{shlex.quote(sys.executable)} -m nodoubt init --sql | true"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_the_reference_has_the_table_of_exit_codes() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_text("utf-8")
+    for line in EXIT_CODES.splitlines()[1:]:
+        code, meaning = line.split(maxsplit=1)
+        assert f"| {code} | {meaning} |\n" in text
+    assert {int(line.split()[0]) for line in EXIT_CODES.splitlines()[1:]} == set(Exit)
+
+
+def test_an_interrupted_program_ends_at_once_with_130() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        write_config({"orders": f"postgresql://postgres@127.0.0.1:{silent.getsockname()[1]}/orders"})
+        command = [sys.executable, "-m", "nodoubt", "settle"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+            assert process.communicate() == ("", "nodoubt: interrupted\n")
+            connection.close()
+        assert process.returncode == 130

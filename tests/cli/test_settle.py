@@ -144,3 +144,25 @@ def test_the_endless_example_works(shop: Shop) -> None:
         assert process.stdout.readline() == "0 committed, 0 rolled back, 0 marked complete\n"
         process.send_signal(signal.SIGINT)
     assert process.returncode == 0
+
+
+def test_watching_takes_up_a_node_that_comes_back(
+    run: Run, database: DatabaseFactory, shop: Shop, postgresql2: PostgreSQLServer
+) -> None:
+    write_config({**shop.urls, "far": database("postgresql2")})
+    assert run("init").code == 0
+    gid = shop.gid()
+    shop.prepare(gid, 1, "stock", "far")
+    postgresql2.kill()
+    command = [sys.executable, "-m", "nodoubt", "settle", "--watch", "--every", "0.05", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert list(first["unreachable"]) == ["far"]
+        assert [doubt["case"] for doubt in first["waiting"]] == ["home-silent"]
+        postgresql2.restart()
+        while not json.loads(process.stdout.readline())["rolled_back"]:
+            pass
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 0
+    assert shop.prepared("stock") == []

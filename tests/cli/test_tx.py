@@ -328,3 +328,27 @@ def test_a_reason_is_a_reason_and_home_a_node(run: Run, shop: Shop) -> None:
     printed = run(*order, "--home", "stok", *REASON)
     assert printed.code == 2
     assert "did you mean 'stock'?" in printed.err
+
+
+def test_an_order_that_a_node_does_not_carry_out_is_given_again(run: Run, shop: Shop) -> None:
+    gid = shop.gid()
+    shop.prepare(gid, 1, "stock", "orders")
+    sql(
+        shop.urls["stock"],
+        "DROP ROLE IF EXISTS tx_guest",
+        "CREATE ROLE tx_guest LOGIN",
+        "GRANT USAGE ON SCHEMA nodoubt TO tx_guest",
+        "GRANT ALL ON ALL TABLES IN SCHEMA nodoubt TO tx_guest",
+        "SELECT 1",
+    )
+    write_config({"stock": shop.urls["stock"].replace("postgres@", "tx_guest@"), "billing": shop.urls["billing"]})
+    printed = run("tx", "resolve", gid, "--commit", "--home", "billing", *REASON, "--yes", "--json")
+    assert printed.code == 4
+    assert (printed.json["pending"], printed.json["finished"]) == (["stock"], [])
+    assert shop.decision("billing", gid) is not None
+    without(shop, "orders")
+    printed = run("tx", "resolve", gid, "--commit", "--reason", "again", "--yes")
+    assert printed.code == 0
+    assert shop.worked("stock") == {gid}
+    assert run("tx", "show", gid).code == 0
+    sql(shop.urls["stock"], "DROP OWNED BY tx_guest", "DROP ROLE tx_guest", "SELECT 1")

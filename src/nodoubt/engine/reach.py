@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Engine
 from nodoubt.engine.worlds import AsyncWorld
-from nodoubt.errors import NodeUnavailable
+from nodoubt.errors import NodeUnavailable, NodoubtError
 from nodoubt.nodes.contract import Branch, Capabilities, DecisionRow, Ended, Finding, Listing, Node
 from nodoubt.nodes.registry import make_node
 from nodoubt.protocol.ids import BranchId
@@ -58,7 +58,7 @@ class LateNode:
     async def finish(self, branch: BranchId, *, commit: bool) -> Ended:
         try:
             node = await self._opened()
-        except NodeUnavailable:
+        except NodoubtError:
             return Ended.OWED
         return await node.finish(branch, commit=commit)
 
