@@ -28,6 +28,7 @@ LEVELS = (
     ("sim", "testing", "server", "integrations", "demo"),
     ("cli",),  # starts everything else, and imports what it starts where it starts it
     ("__init__",),  # the public names
+    ("__main__",),  # `python -m nodoubt`
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer
-from tests.crash.harness import install
+from tests.crash.harness import DOMAIN, Victim, install
 
 _IDS = itertools.count(1)
 
@@ -31,6 +31,21 @@ def nodes(
     asyncio.run(install(urls))
     yield urls
     postgresql.drop_database(database)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Victim]]:
+    """Starts victims, and leaves none behind."""
+    started: list[Victim] = []
+
+    def begin(**spec: object) -> Victim:
+        started.append(Victim.start(domain=DOMAIN, **spec))
+        return started[-1]
+
+    yield begin
+    for victim in started:
+        victim.process.kill()
+        victim.end()
 
 
 @pytest.fixture

@@ -100,6 +100,8 @@ class Victim:
     def hear(self, key: str) -> bool:
         """Read until it has said something; False if it ended first."""
         assert self.process.stdout is not None
+        if self.process.stdout.closed:
+            return key in self.said
         while key not in self.said:
             line = self.process.stdout.readline()
             if not line:

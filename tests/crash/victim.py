@@ -98,7 +98,7 @@ async def work(tm: AsyncTransactionManager, spec: dict[str, Any], fuse: Fuse) ->
 
 async def run(connection: Any, sql: str) -> None:
     """Run a statement by whichever driver's own connection this is."""
-    if hasattr(connection, "cursor") and type(connection).__module__.startswith("aiomysql"):
+    if not hasattr(connection, "execute"):
         async with connection.cursor() as cursor:
             await cursor.execute(sql)
         return

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import secrets
 import sys
 
+from nodoubt.cli.common import EXIT_CODES, Exit, add_output_options, tell
 from nodoubt.demo.options import DOMAIN, KILLS, SECONDS, SETTLE_TIMEOUT_S, WORKERS, Options
 from nodoubt.demo.view import View
 from nodoubt.errors import ConfigError
 
-#: Exit codes, as those of the other commands.
-FINE, LOST, IN_DOUBT = 0, 1, 4
-
 _TEXT = """\
 A bank has its accounts on several databases. Workers transfer money between them and are killed with kill -9 at random
 moments, half of them in the middle of a commit. At the end every coin is counted, with plain SQL."""
-_END = """\
-exit codes:
-  0  nothing lost, nothing in doubt
-  1  something was lost, or the workers could not go on
-  2  wrong usage or configuration; nothing was done
-  3  a node could not be reached
-  4  something could not be settled in time"""
+_END = f"""\
+examples:
+  nodoubt demo
+  nodoubt demo --unprotected
+  nodoubt demo --seconds 30 --nodes orders=postgresql://localhost/orders stock=mariadb://localhost/stock
+
+{EXIT_CODES}"""
 
 
 def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -61,19 +58,19 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     parser.add_argument("--keep", action="store_true", help="leave the demo's tables, or files, for a look")
     parser.add_argument("--replace", action="store_true", help="drop the tables of a demo that was killed")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_output_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code. Raises NodoubtError when the demo cannot be run."""
-    from nodoubt.demo.story import tell
+    from nodoubt.demo import story
 
-    result = asyncio.run(tell(_options(arguments), View(sys.stderr)))
-    print(json.dumps(result.as_json()) if arguments.json else result.as_text(), flush=True)
+    result = asyncio.run(story.tell(_options(arguments), View(sys.stderr)))
+    tell(arguments, result.as_json(), [result.as_text()])
     if result.ok:
-        return FINE
-    return IN_DOUBT if result.pending and (result.total_after is None or not result.lost) else LOST
+        return Exit.FINE
+    return Exit.IN_DOUBT if result.pending and (result.total_after is None or not result.lost) else Exit.FINDING
 
 
 def _options(arguments: argparse.Namespace) -> Options:

@@ -25,6 +25,8 @@ logger = logging.getLogger("nodoubt")
 
 #: How often a branch is finished again within one call after the session that it was attached to was ended.
 FINISHES_MAX = 3
+#: A larger difference of clocks is worth a warning: ages are then misjudged, and with them when to settle and to purge.
+CLOCK_DIFFERENCE_S_MAX = 5.0
 
 
 class SqlNode:
@@ -195,10 +197,13 @@ class SqlNode:
         return count
 
     async def resolve(self, gid: str, *, commit: bool, reason: str) -> HomeSays:
-        await self._serve(
-            "take a resolution",
-            lambda session: session.command(self.dialect.resolve(gid, commit=commit, reason=reason)),
-        )
+        row = (await self.decisions([gid])).get(gid)
+        if row is not None and row.raw is not None:
+            kept = f"{reason} (instead of an unreadable row: decision {row.raw[0]!r}, participants {row.raw[1]!r})"
+            text = self.dialect.replace_broken(row, commit=commit, reason=kept)
+        else:
+            text = self.dialect.resolve(gid, commit=commit, reason=reason)
+        await self._serve("take a resolution", lambda session: session.command(text))
         return (await self.decisions([gid]))[gid].says
 
     async def inspect(self) -> Sequence[Finding]:
@@ -207,11 +212,29 @@ class SqlNode:
         except NodoubtError as error:
             return [Finding(check="reachable", level="error", text=error.message, fix=error.hint)]
         try:
-            return await self.dialect.inspect(session, self.name, self.domain)
+            return [self._judge(found) for found in await self.dialect.inspect(session, self.name, self.domain)]
         except (ConnectionLost, StatementFailed) as error:
             return [Finding(check="reachable", level="error", text=f"lost while looking: {error}")]
         finally:
             await session.close()
+
+    def _judge(self, finding: Finding) -> Finding:
+        """Compare what a dialect found with what only the node knows: this machine's clock, the size of the pool."""
+        if finding.check == "clock" and isinstance(finding.fact, float):
+            ahead_s = finding.fact - self._world.unix_ms() / 1000
+            if abs(ahead_s) > CLOCK_DIFFERENCE_S_MAX:
+                text = f"is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the clock of this machine"
+                return replace(finding, level="warning", text=text, fix="let both machines follow one time server")
+        if (
+            finding.check == "prepared"
+            and isinstance(finding.fact, int)
+            and 0 < finding.fact < self._settings.pool_size
+        ):
+            text = f"{finding.text}, fewer than the node's pool_size of {self._settings.pool_size}"
+            return replace(
+                finding, level="warning", text=text, fix="allow more of them on the server, or lower pool_size"
+            )
+        return finding
 
     async def install(self) -> str:
         session = await self._driver.connect(self._settings)
