@@ -80,8 +80,8 @@ class GuardedCursor(apsw.Cursor):
         rows = [row[0] if isinstance(row, tuple) and len(row) == 1 else row for row in self.fetchall()]
         return None if not rows else rows[0] if len(rows) == 1 else rows
 
-    @property  # type: ignore[override]
-    def connection(self) -> Any:
+    @property
+    def connection(self) -> Any:  # type: ignore[override]
         """The guarded connection; apsw's own would outlive the block."""
         return self._session.connection
 
