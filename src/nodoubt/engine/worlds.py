@@ -38,10 +38,15 @@ class _AsyncTurns:
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def take(self, timeout_s: float) -> bool:
-        self._loop = asyncio.get_running_loop()
+    def take_now(self) -> bool:
+        self._loop = asyncio._get_running_loop()
         if self._free:
             self._free -= 1
+            return True
+        return False
+
+    async def take(self, timeout_s: float) -> bool:
+        if self.take_now():
             return True
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -111,6 +116,13 @@ class _ThreadTurns:
         self._free = count
         self._lock = threading.Lock()
         self._waiting: collections.deque[threading.Event] = collections.deque()
+
+    def take_now(self) -> bool:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return True
+        return False
 
     async def take(self, timeout_s: float) -> bool:
         with self._lock:

@@ -238,10 +238,7 @@ class Session:
         # Setting an authorizer also makes statements that were compiled before ask it.
         self._raw.set_authorizer(self._authorize)
 
-        def refused(name: str) -> str | None:
-            return _REFUSED.get(name)
-
-        self.connection = SQLiteConnection(self._raw, guard, refused)
+        self.connection = SQLiteConnection(self._raw, guard, lambda name, _: _REFUSED.get(name))
         return self.connection
 
     @contextmanager

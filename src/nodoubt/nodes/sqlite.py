@@ -187,7 +187,7 @@ class SQLiteNode:
         if doubt.branch.domain != self.domain:
             return Listing(ours=(), foreign=1)
         text = doubt.branch.text()
-        if self._orphan != text and await self.sessions.turns.take(0):
+        if self._orphan != text and self.sessions.turns.take_now():
             try:
                 if await self.sessions.read("list prepared branches", self._is_orphan):
                     self._orphan = text
