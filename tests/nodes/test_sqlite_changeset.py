@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import apsw
 import pytest
 
 from nodoubt.nodes.contract import Ended, Said
@@ -103,10 +104,7 @@ def test_autoincrement_goes_on_after_numbers_that_were_given_out(lab: Lab, node:
 
 def test_foreign_key_actions_are_not_done_twice(lab: Lab, node: SQLiteNode) -> None:
     name = lab.id()
-    branch = lab.begin(node, name)
-    branch._session.roll_back()
-    branch._session.command("PRAGMA foreign_keys = ON")
-    branch._session.command("BEGIN IMMEDIATE")
+    branch = lab.begin(lab.node(options={"foreign_keys": True}), name)
     branch.connection.execute("DELETE FROM parent; INSERT INTO parent VALUES (1); INSERT INTO child VALUES (7, 1)")
     assert lab.run(branch.prepare()).said is Said.YES
     branch.abandon()
@@ -138,3 +136,38 @@ def test_a_branch_that_no_longer_fits_stays_whole(lab: Lab, node: SQLiteNode, in
     assert lab.rows("SELECT * FROM log") == before, "nothing of it was applied"
     assert lab.run(other.applied([(name.gid, 1)])) == set()
     assert lab.run(other.finish(name, commit=False)) is Ended.DONE
+
+
+# Facts of SQLite that the rules rest on
+
+
+def test_a_changeset_skips_rows_without_a_key_in_silence() -> None:
+    raw = apsw.Connection(":memory:")
+    raw.execute("CREATE TABLE bare (x); CREATE TABLE loose (key text PRIMARY KEY)")
+    session = apsw.Session(raw, "main")
+    session.attach()
+    raw.execute("INSERT INTO bare VALUES (1); INSERT INTO loose VALUES (NULL)")
+    assert session.changeset() == b""
+    session.close()
+    raw.close()
+
+
+def test_a_changeset_is_applied_past_a_missing_table_in_silence() -> None:
+    raw, empty = apsw.Connection(":memory:"), apsw.Connection(":memory:")
+    raw.execute("CREATE TABLE item (id integer PRIMARY KEY)")
+    session = apsw.Session(raw, "main")
+    session.attach()
+    raw.execute("INSERT INTO item VALUES (1)")
+    apsw.Changeset.apply(session.changeset(), empty)
+    session.close()
+    for connection in (raw, empty):
+        connection.close()
+
+
+def test_statements_run_only_as_rows_are_fetched() -> None:
+    raw = apsw.Connection(":memory:")
+    cursor = raw.execute("CREATE TABLE t (x); SELECT 1; INSERT INTO t VALUES (1)")
+    assert raw.execute("SELECT count(*) FROM t").get == 0
+    cursor.fetchall()
+    assert raw.execute("SELECT count(*) FROM t").get == 1
+    raw.close()

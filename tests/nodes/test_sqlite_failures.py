@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import threading
@@ -11,12 +12,16 @@ from typing import Any
 
 import pytest
 
-from nodoubt.errors import NodeUnavailable
+from nodoubt import AsyncTransactionManager
+from nodoubt.engine.worlds import AsyncWorld
+from nodoubt.errors import Aborted, NodeUnavailable
 from nodoubt.journal.files import Files, Journal
-from nodoubt.nodes import sqlite_tables
-from nodoubt.nodes.contract import Ended, Said
+from nodoubt.nodes import sqlite_sessions, sqlite_tables
+from nodoubt.nodes.contract import YES, Ended, Said
+from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.sqlite import SQLiteNode
+from nodoubt.protocol.ids import BranchId, new_gid
 from tests.nodes.sqlite_lab import ACCOUNTS, TAKE, Lab
 
 
@@ -208,3 +213,60 @@ def test_a_journal_that_comes_back_is_not_applied_twice(lab: Lab, node: SQLiteNo
     assert lab.run(node.prepared()).ours == ()
     assert lab.run(node.finish(name, commit=True)) is Ended.APPLIED
     assert lab.amount() == 90
+
+
+async def test_a_cancelled_wait_for_the_lock_does_not_take_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that waits goes on when its task is cancelled: what it gets then, it must let go."""
+    waits: list[float] = []
+    take = sqlite_sessions.try_lock
+
+    def noted(session: Any, wait_s: float = 0.0) -> bool:
+        waits.append(wait_s)
+        return take(session, wait_s)
+
+    monkeypatch.setattr(sqlite_sessions, "try_lock", noted)
+    world = AsyncWorld()
+    settings = NodeSettings(url=f"sqlite:///{tmp_path / 'shop.db'}", acquire_timeout_s=20)
+    node, other = (SQLiteNode("shop", "lab", settings, world) for _ in range(2))
+    await node.install()
+    for each in (node, other):
+        await each.open()
+    name = BranchId(domain="lab", gid=new_gid(1, bytes(10)), branch=0, home="shop")
+    holder = await other.begin(name, read_only=False, is_home=True)
+    waiting = asyncio.create_task(node.begin(name, read_only=False, is_home=True))
+    while not any(waits):
+        await world.sleep(0.001)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await holder.roll_back(prepared=False)
+    for each in (other, node):
+        branch = await each.begin(name, read_only=False, is_home=True)
+        assert (await branch.decide({}) if each is node else await branch.roll_back(prepared=False)) in (
+            YES,
+            Ended.DONE,
+        )
+    for each in (node, other):
+        await each.close()
+
+
+async def test_a_deadline_ends_a_branch_and_lets_the_next_one_in(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shop.db'}"
+    await SQLiteNode("shop", "lab", NodeSettings(url=url), AsyncWorld()).install()
+    leaked: list[Any] = []
+
+    async def hang(tm: AsyncTransactionManager) -> None:
+        async with tm.transaction(timeout=0.05) as tx:
+            leaked.append(await tx.on("shop"))
+            leaked[0].execute("CREATE TABLE t (x)")
+            await asyncio.Event().wait()
+
+    async with AsyncTransactionManager.open({"shop": url}, domain="lab") as tm:
+        with pytest.raises(Aborted, match="not over within"):
+            await hang(tm)
+        with pytest.raises(Aborted, match="not over within"):
+            leaked[0].execute("SELECT 1")
+        async with tm.transaction() as tx:
+            (await tx.on("shop")).execute("CREATE TABLE t (x)")

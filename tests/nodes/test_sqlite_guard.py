@@ -267,10 +267,7 @@ def test_statements_that_were_fetched_to_their_end_are_fine(branch: SQLiteBranch
 
 
 def test_a_deferred_foreign_key_is_checked_before_the_vote(lab: Lab, node: SQLiteNode) -> None:
-    branch = lab.begin(node)
-    branch._session.roll_back()
-    branch._session.command("PRAGMA foreign_keys = ON")
-    branch._session.command("BEGIN IMMEDIATE")
+    branch = lab.begin(lab.node(options={"foreign_keys": True}))
     branch.connection.execute("INSERT INTO child VALUES (5, 99)")
     answer = lab.run(branch.prepare())
     assert answer.said is Said.NO

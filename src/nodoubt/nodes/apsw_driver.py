@@ -201,9 +201,9 @@ class Session:
         self._own = True
         try:
             with _explained():
-                # The block may have left a tracer that changes rows.
-                self._raw.set_row_trace(None)
                 cursor = apsw.Cursor(self._raw)
+                # The block, or a hook of the program, may have set a tracer that changes rows.
+                cursor.set_row_trace(None)
                 # Kept out of the cache of statements: a user's COMMIT must be compiled, and so be seen, by itself.
                 return list(cursor.execute(sql, values, can_cache=False))
         finally:

@@ -9,8 +9,12 @@ SQLite has no PREPARE; see ``sqlite_branch`` and ``nodoubt.journal`` for what st
 - Evidence is deleted only after the journal's removal was forced; else it could come back and be applied twice.
 
 Writers of other programs are welcome; they wait for the lock like ours. While a branch is in doubt they can change the rows
-that it needs: then it cannot be applied as a whole, stays, and is reported. Foreign keys are checked if the block asks for
-them before it opens the node's transaction, as SQLite's default is; apsw connections must not cross a fork.
+that it needs: then it cannot be applied as a whole, stays, and is reported.
+
+Each branch has a connection of its own, made by ``apsw.Connection``: what a program registers in ``apsw.connection_hooks``
+(functions, collations, its usual settings) is there, and there again when recovery applies a branch. Foreign keys are checked
+as SQLite's default is, which is not, unless a hook or the node's option ``foreign_keys = true`` says so: the PRAGMA has no
+effect inside a transaction. An apsw connection, and so an open manager, must not cross a fork.
 """
 
 from __future__ import annotations
@@ -129,7 +133,7 @@ class SQLiteNode:
             raise NodeUnavailable(f"node {self.name!r} is closed", retryable=False)
         if read_only:
             with self.sessions.explained("begin"):
-                session = self.sessions.new()
+                session = self.sessions.new(for_branch=True)
                 session.command("PRAGMA query_only = ON")
                 session.command("BEGIN")
             return self._branch(session, branch, is_home=True, changes=False)
@@ -215,7 +219,8 @@ class SQLiteNode:
                 self.settings.lock_timeout_s,
             )
         except NodoubtError as error:
-            logger.warning("%s is not finished: %s%s", branch.text(), error.message, self._writer(error))
+            level = logging.WARNING if isinstance(error, Locked) else logging.ERROR
+            logger.log(level, "%s is not finished: %s%s", branch.text(), error.message, self._writer(error))
             return Ended.OWED
 
     def _writer(self, error: NodoubtError) -> str:
