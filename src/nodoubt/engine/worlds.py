@@ -39,13 +39,13 @@ class _AsyncTurns:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def take_now(self) -> bool:
+        self._loop = asyncio._get_running_loop()
         if self._free:
             self._free -= 1
             return True
         return False
 
     async def take(self, timeout_s: float) -> bool:
-        self._loop = asyncio.get_running_loop()
         if self.take_now():
             return True
         turn = asyncio.get_running_loop().create_future()

@@ -18,7 +18,7 @@ import apsw
 
 from nodoubt.errors import GuardError
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
-from nodoubt.nodes.guard import BranchConnection, Guard
+from nodoubt.nodes.guard import BranchConnection
 from nodoubt.nodes.sqlite_guard import OWN_TABLES, SQLiteGuard, several
 
 Row = tuple[Any, ...]
@@ -39,10 +39,6 @@ _REFUSED = {
     **dict.fromkeys(("set_exec_trace", "setexectrace", "exec_trace", "exectrace"), _GUARD),
     **dict.fromkeys(("deserialize", "wal_checkpoint", "set_wal_hook", "setwalhook", "wal_autocheckpoint"), _BEHIND),
 }
-
-
-def _refused(name: str, _: Guard) -> str | None:
-    return _REFUSED.get(name)
 
 
 class GuardedCursor(apsw.Cursor):
@@ -205,9 +201,9 @@ class Session:
         self._own = True
         try:
             with _explained():
-                # The block may have left a tracer that changes rows.
-                self._raw.set_row_trace(None)
                 cursor = apsw.Cursor(self._raw)
+                # The block, or a hook of the program, may have set a tracer that changes rows.
+                cursor.set_row_trace(None)
                 # Kept out of the cache of statements: a user's COMMIT must be compiled, and so be seen, by itself.
                 return list(cursor.execute(sql, values, can_cache=False))
         finally:
@@ -242,7 +238,7 @@ class Session:
         # Setting an authorizer also makes statements that were compiled before ask it.
         self._raw.set_authorizer(self._authorize)
 
-        self.connection = SQLiteConnection(self._raw, guard, _refused)
+        self.connection = SQLiteConnection(self._raw, guard, lambda name, _: _REFUSED.get(name))
         return self.connection
 
     @contextmanager

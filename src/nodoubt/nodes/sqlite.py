@@ -9,8 +9,12 @@ SQLite has no PREPARE; see ``sqlite_branch`` and ``nodoubt.journal`` for what st
 - Evidence is deleted only after the journal's removal was forced; else it could come back and be applied twice.
 
 Writers of other programs are welcome; they wait for the lock like ours. While a branch is in doubt they can change the rows
-that it needs: then it cannot be applied as a whole, stays, and is reported. Foreign keys are checked if the block asks for
-them before it opens the node's transaction, as SQLite's default is; apsw connections must not cross a fork.
+that it needs: then it cannot be applied as a whole, stays, and is reported.
+
+Each branch has a connection of its own, made by ``apsw.Connection``: what a program registers in ``apsw.connection_hooks``
+(functions, collations, its usual settings) is there, and there again when recovery applies a branch. Foreign keys are checked
+as SQLite's default is, which is not, unless a hook or the node's option ``foreign_keys = true`` says so: the PRAGMA has no
+effect inside a transaction. An apsw connection, and so an open manager, must not cross a fork.
 """
 
 from __future__ import annotations
@@ -44,8 +48,6 @@ T = TypeVar("T")
 
 #: How often a branch that waits for one in doubt looks again.
 DOUBT_LOOK_S = 0.02
-#: What is told as the age of a branch whose owner is known to be dead: nobody need wait for it.
-ORPHAN_AGE_S = 86_400.0
 
 
 def database_path(url: str) -> Path:
@@ -131,7 +133,7 @@ class SQLiteNode:
             raise NodeUnavailable(f"node {self.name!r} is closed", retryable=False)
         if read_only:
             with self.sessions.explained("begin"):
-                session = self.sessions.new()
+                session = self.sessions.new(for_branch=True)
                 session.command("PRAGMA query_only = ON")
                 session.command("BEGIN")
             return self._branch(session, branch, is_home=True, changes=False)
@@ -189,7 +191,7 @@ class SQLiteNode:
         if doubt.branch.domain != self.domain:
             return Listing(ours=(), foreign=1)
         text = doubt.branch.text()
-        if self._orphan != text and await self.sessions.turns.take(0):
+        if self._orphan != text and self.sessions.turns.take_now():
             try:
                 if await self.sessions.read("list prepared branches", self._is_orphan):
                     self._orphan = text
@@ -197,8 +199,7 @@ class SQLiteNode:
                 self.sessions.turns.give_back()
         written_s = self.journal.written_at_s()
         age_s = 0.0 if written_s is None else max(0.0, self.world.unix_ms() / 1000 - written_s)
-        age_s = ORPHAN_AGE_S if self._orphan == text else age_s
-        return Listing(ours=(PreparedBranch(id=doubt.branch, age_s=age_s),))
+        return Listing(ours=(PreparedBranch(id=doubt.branch, age_s=age_s, ownerless=self._orphan == text),))
 
     def _is_orphan(self, session: Session) -> bool:
         """Whether the lock is free: then the owner of the journal is dead."""
@@ -218,7 +219,8 @@ class SQLiteNode:
                 self.settings.lock_timeout_s,
             )
         except NodoubtError as error:
-            logger.warning("%s is not finished: %s%s", branch.text(), error.message, self._writer(error))
+            level = logging.WARNING if isinstance(error, Locked) else logging.ERROR
+            logger.log(level, "%s is not finished: %s%s", branch.text(), error.message, self._writer(error))
             return Ended.OWED
 
     def _writer(self, error: NodoubtError) -> str:

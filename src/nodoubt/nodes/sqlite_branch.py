@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Protocol
 
-from nodoubt.errors import NodeUnavailable
+from nodoubt.errors import NodeUnavailable, NodoubtError
 from nodoubt.journal.files import Journal, NotWritten, PerhapsWritten
 from nodoubt.journal.record import Record, RecordTooLarge
 from nodoubt.nodes import sqlite_tables as tables
@@ -61,7 +61,7 @@ class SQLiteBranch:
         self.connection: SQLiteConnection = session.bind(guard, changes=changes)
 
     @property
-    def misuse(self) -> BaseException | None:
+    def misuse(self) -> NodoubtError | None:
         return self._guard.misuse
 
     def fence(self, error: BaseException | None = None) -> None:

@@ -31,13 +31,17 @@ class Locked(NodeUnavailable):
 
 
 class Sessions:
-    """Opens sessions that commit durably. ``options``: ``vfs``, the name of a registered VFS of SQLite."""
+    """Opens sessions that commit durably.
+
+    ``options``: ``vfs``, the name of a registered VFS of SQLite; ``foreign_keys``, true to have them checked in branches.
+    """
 
     def __init__(self, name: str, path: Path, world: World, options: Mapping[str, Any]) -> None:
         self._name = name
         self._path = path
         self._world = world
         self._vfs = options.get("vfs")
+        self._foreign_keys = bool(options.get("foreign_keys", False))
         self.turns = world.turns(1)
         self._idle: list[Session] = []
         self._idle_lock = threading.Lock()
@@ -61,8 +65,8 @@ class Sessions:
         for session in idle:
             session.close()
 
-    def new(self) -> Session:
-        """A new connection. Raises StatementFailed."""
+    def new(self, *, for_branch: bool = False) -> Session:
+        """A new connection, for recovery or for a branch. Raises StatementFailed."""
         session = Session(self._path, vfs=self._vfs)
         try:
             session.wait_for_locks(LOCK_SLICE_S)
@@ -70,6 +74,9 @@ class Sessions:
             ((synchronous,),) = session.command("PRAGMA main.synchronous")
             if synchronous != 2:
                 raise StatementFailed("", f"PRAGMA synchronous is {synchronous} although it was set to FULL")
+            if not for_branch or self._foreign_keys:
+                # Recovery does rows again that were checked already, and must not do their actions again.
+                session.command(f"PRAGMA foreign_keys = {'ON' if for_branch else 'OFF'}")
         except BaseException:
             session.close()
             raise
@@ -82,7 +89,7 @@ class Sessions:
             raise self._busy("another transaction of this process", timeout_s)
         try:
             with self.explained("begin"):
-                session = self.new()
+                session = self.new(for_branch=True)
         except BaseException:
             self.turns.give_back()
             raise
