@@ -122,12 +122,17 @@ class Work:
             # A bug, or an interrupt of this very thread: whatever was prepared is the settler's now.
             for branch in self._branches:
                 branch.abandon()
+            self._over()
             self._engine.hand_over(self)
             raise
         finally:
-            self._alarm.cancel()
-            self._engine.live.pop(self.gid, None)
+            self._over()
         return self._conclude()
+
+    def _over(self) -> None:
+        """Not at work any more: from now on the settler may look at it."""
+        self._alarm.cancel()
+        self._engine.live.pop(self.gid, None)
 
     async def _open_home(self) -> None:
         try:

@@ -7,6 +7,7 @@ step means for the transaction is the protocol's business.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -223,11 +224,13 @@ class SqlNode:
 class SqlBranch:
     """A branch on a database server: see :class:`nodoubt.nodes.contract.Branch`."""
 
-    __slots__ = ("_guard", "_id", "_node", "_session", "connection")
+    __slots__ = ("_guard", "_id", "_lock", "_node", "_session", "connection")
 
     def __init__(self, node: SqlNode, session: Session, branch: BranchId, *, is_home: bool) -> None:
         self._node = node
         self._session: Session | None = session
+        #: A deadline may cut the session off from another thread, but not once somebody else has it.
+        self._lock = threading.Lock()
         self._id = branch
         self._guard = Guard(node.name, branch.gid, node.dialect.rules, is_home=is_home)
         self.connection = session.bind(self._guard)
@@ -240,12 +243,14 @@ class SqlBranch:
         self._guard.close(error)
 
     def abandon(self) -> None:
-        if self._session is not None:
-            self._session.abandon()
+        with self._lock:
+            if self._session is not None:
+                self._session.abandon()
 
     def _leave(self, *, clean: bool) -> str:
         """Part with the session; returns its handle."""
-        session, self._session = self._session, None
+        with self._lock:
+            session, self._session = self._session, None
         if session is None:
             return ""
         session.unbind()
