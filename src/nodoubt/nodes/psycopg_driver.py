@@ -310,9 +310,8 @@ class PsycopgSession(_Session):
             raise ConnectionLost("another thread still uses the connection")
         try:
             # Not raw.wait(): on Ctrl-C that would cancel our own text and wait for the server.
-            results: list[pq.abc.PGresult] = waiting.wait(
-                _simple_query(raw.pgconn, sql), raw.pgconn.socket, interval=_WAIT_S
-            )
+            steps = _simple_query(raw.pgconn, sql)
+            results: list[pq.abc.PGresult] = waiting.wait(steps, raw.pgconn.socket, interval=_WAIT_S)
             return results
         except psycopg.Error as error:
             raise _explain(error, raw) from error
@@ -341,7 +340,7 @@ class AsyncPsycopgSession(_Session):
 def _simple_query(pgconn: pq.abc.PGconn, sql: str) -> Generator[Any, Any, list[pq.abc.PGresult]]:
     """Send one packet; its results, the last one of them the answer to the last statement."""
     pgconn.send_query(sql.encode())
-    results = yield from generators.execute(pgconn)
+    results: list[pq.abc.PGresult] = yield from generators.execute(pgconn)
     for result in results:
         if result.status == pq.ExecStatus.FATAL_ERROR:
             raise psycopg.errors.error_from_result(result)

@@ -24,6 +24,9 @@ from nodoubt.protocol.verdicts import HomeSays
 
 logger = logging.getLogger("nodoubt")
 
+#: No step of recovery takes longer, or its session is cut off and the step is tried again in a later round.
+SERVICE_S_MAX = 30.0
+
 
 class SqlNode:
     """A database server as a node: see :class:`nodoubt.nodes.contract.Node`."""
@@ -50,11 +53,14 @@ class SqlNode:
     async def _connect(self) -> Session:
         session = await self._driver.connect(self._settings)
         session.token = token(self._world.random(5))
+        alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
         try:
             await self.dialect.set_up(session, self._settings)
         except (ConnectionLost, StatementFailed) as error:
             session.abandon()
             raise NodeUnavailable(f"node {self.name!r} refused a new session: {error}") from error
+        finally:
+            alarm.cancel()
         return session
 
     async def open(self) -> None:
@@ -79,6 +85,8 @@ class SqlNode:
             session, is_new = await self.pool.take()
             if not self.capabilities.detached:
                 branch = replace(branch, session=session.token)
+            # The transaction's own deadline cannot cut a session that is not its branch's yet.
+            alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
             try:
                 await session.command(self.dialect.begin(branch, read_only=read_only))
                 return SqlBranch(self, session, branch, is_home=is_home)
@@ -93,10 +101,14 @@ class SqlNode:
                 if isinstance(error, StatementFailed):
                     raise NodeUnavailable(f"node {self.name!r} refused to begin: {error}") from error
                 raise
+            finally:
+                alarm.cancel()
 
     async def _serve(self, what: str, step: Callable[[Session], Any]) -> Any:
         """Run a recovery step on a session of its own pool; anything but success discards the session."""
         session, _ = await self._service.take()
+        # A server that accepts and never answers must not stop the settler (recovery rule 4).
+        alarm = self._world.later(SERVICE_S_MAX, session.abandon)
         try:
             result = await step(session)
         except (ConnectionLost, StatementFailed) as error:
@@ -106,6 +118,8 @@ class SqlNode:
         except BaseException:
             self._service.discard(session)
             raise
+        finally:
+            alarm.cancel()
         self._service.give_back(session)
         return result
 
