@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, LiteralString, cast
+from typing import Any
 
 import psycopg
 import pytest
@@ -47,7 +47,7 @@ def connect(url: str) -> Iterator[Connect]:
 
 def send(session: psycopg.Connection[Any], sql: str) -> str:
     """Send one packet of statements; the tag of the last."""
-    cursor = session.execute(cast(LiteralString, sql), prepare=False)
+    cursor = session.execute(sql.encode(), prepare=False)
     while cursor.nextset():
         pass
     return cursor.statusmessage or ""

@@ -45,7 +45,7 @@ class Transaction(TransactionShell):
     ) -> None:
         self._work.interrupt = None
         if error is None:
-            if self.outcome.state == "unknown":
+            if self._work.is_open:
                 run_now(self._work.commit())
             return
         run_now(self._work.roll_back(f"{type(error).__name__}: {error}"))

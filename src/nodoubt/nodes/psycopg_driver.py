@@ -58,6 +58,16 @@ _DEALLOCATE_OWN = (
 )
 
 
+def _refused(name: str, guard: Guard) -> str | None:
+    if name in _LASTING:
+        guard.lasting = True
+    return _REFUSED.get(name) or _BELOW.get(name)
+
+
+def _refused_below(name: str, guard: Guard) -> str | None:
+    return _REFUSED.get(name)
+
+
 class _CursorConnection(BranchConnection):
     """The connection that cursors, savepoints and pipelines of one branch work on: dead when the branch is over."""
 
@@ -264,15 +274,9 @@ class _Session(ABC):
     def bind(self, guard: Guard) -> BranchConnection:
         raw = self._raw
         raw.guard = guard
-        raw.inner = _CursorConnection(raw, guard, _REFUSED.get)
+        raw.inner = _CursorConnection(raw, guard, _refused_below)
         raw._adapters = AdaptersMap(self._adapters) if self._adapters else None
-
-        def refused(name: str) -> str | None:
-            if name in _LASTING:
-                guard.lasting = True
-            return _REFUSED.get(name) or _BELOW.get(name)
-
-        return BranchConnection(raw, guard, refused)
+        return BranchConnection(raw, guard, _refused)
 
     def unbind(self) -> None:
         raw = self._raw
