@@ -156,7 +156,8 @@ def scenario(function: F) -> F:
     """Run an asynchronous test by its lab, in threads or in asyncio."""
 
     @functools.wraps(function)
-    def run(*arguments: Any, lab: Lab, **others: Any) -> None:
-        lab.run(function(*arguments, lab=lab, **others))
+    def run(**arguments: Any) -> None:
+        (lab,) = (argument for argument in arguments.values() if isinstance(argument, Lab))
+        lab.run(function(**arguments))
 
     return cast(F, run)

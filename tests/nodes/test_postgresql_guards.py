@@ -141,21 +141,19 @@ QUERIES = (b"COMMIT", sql.SQL("COMMIT"), sql.SQL("{}").format(sql.SQL("COMMIT"))
 
 
 @pytest.mark.parametrize("way", ["execute", "executemany", "stream", "copy", "named", "client"])
-def test_every_way_through_psycopg_is_guarded(way: str, psycopg_lab: Lab) -> None:
-    @scenario
-    async def check(lab: Lab) -> None:
-        node = await lab.node()
-        for query in QUERIES:
-            _, branch = await lab.branch(node)
-            if way == "client":
-                branch.connection.cursor_factory = psycopg.AsyncClientCursor if lab.is_async else psycopg.ClientCursor
-            cursor = branch.connection.cursor(*(["named"] if way == "named" else []), row_factory=psycopg.rows.dict_row)
-            with pytest.raises(GuardError, match="COMMIT"):
-                await _call(cursor, way, query)
-            assert branch.misuse is not None
-            await branch.roll_back(prepared=False)
-
-    check(lab=psycopg_lab)
+@scenario
+async def test_every_way_through_psycopg_is_guarded(way: str, psycopg_lab: Lab) -> None:
+    lab = psycopg_lab
+    node = await lab.node()
+    for query in QUERIES:
+        _, branch = await lab.branch(node)
+        if way == "client":
+            branch.connection.cursor_factory = psycopg.AsyncClientCursor if lab.is_async else psycopg.ClientCursor
+        cursor = branch.connection.cursor(*(["named"] if way == "named" else []), row_factory=psycopg.rows.dict_row)
+        with pytest.raises(GuardError, match="COMMIT"):
+            await _call(cursor, way, query)
+        assert branch.misuse is not None
+        await branch.roll_back(prepared=False)
 
 
 async def _call(cursor: Any, way: str, query: Any) -> None:
@@ -170,98 +168,87 @@ async def _call(cursor: Any, way: str, query: Any) -> None:
             await settle(cursor.execute(query))
 
 
-def test_a_cursor_made_from_its_class_is_refused(psycopg_lab: Lab) -> None:
-    @scenario
-    async def check(lab: Lab) -> None:
-        node = await lab.node()
+@scenario
+async def test_a_cursor_made_from_its_class_is_refused(psycopg_lab: Lab) -> None:
+    lab = psycopg_lab
+    node = await lab.node()
+    _, branch = await lab.branch(node)
+    kind: Any = psycopg.AsyncClientCursor if lab.is_async else psycopg.ClientCursor
+    with pytest.raises(GuardError, match="cursor"):
+        await settle(kind(branch.connection).execute("SELECT 1"))
+    await branch.roll_back(prepared=False)
+
+
+@scenario
+async def test_the_connection_as_a_context_and_its_settings_are_refused(psycopg_lab: Lab) -> None:
+    lab = psycopg_lab
+    node = await lab.node()
+    for misuse in (enter, lambda connection: setattr(connection, "autocommit", False)):
         _, branch = await lab.branch(node)
-        kind: Any = psycopg.AsyncClientCursor if lab.is_async else psycopg.ClientCursor
-        with pytest.raises(GuardError, match="cursor"):
-            await settle(kind(branch.connection).execute("SELECT 1"))
+        with pytest.raises(GuardError):
+            await settle(misuse(branch.connection))
+        assert branch.misuse is not None
         await branch.roll_back(prepared=False)
 
-    check(lab=psycopg_lab)
+
+@scenario
+async def test_leaked_cursors_are_dead(psycopg_lab: Lab) -> None:
+    lab = psycopg_lab
+    node = await lab.node()
+    _, branch = await lab.branch(node)
+    plain, named = branch.connection.cursor(), branch.connection.cursor("named")
+    await settle(named.execute("SELECT generate_series(1, 9)"))
+    branch.fence()
+    await branch.roll_back(prepared=False)
+    _, following = await lab.branch(node)
+    for call in (
+        lambda: plain.execute("INSERT INTO t VALUES (1)"),
+        named.fetchone,
+    ):
+        with pytest.raises(GuardError, match="over"):
+            await settle(call())
+    await following.roll_back(prepared=False)
 
 
-def test_the_connection_as_a_context_and_its_settings_are_refused(psycopg_lab: Lab) -> None:
-    @scenario
-    async def check(lab: Lab) -> None:
-        node = await lab.node()
-        for misuse in (enter, lambda connection: setattr(connection, "autocommit", False)):
-            _, branch = await lab.branch(node)
-            with pytest.raises(GuardError):
-                await settle(misuse(branch.connection))
-            assert branch.misuse is not None
-            await branch.roll_back(prepared=False)
-
-    check(lab=psycopg_lab)
-
-
-def test_leaked_cursors_are_dead(psycopg_lab: Lab) -> None:
-    @scenario
-    async def check(lab: Lab) -> None:
-        node = await lab.node()
-        _, branch = await lab.branch(node)
-        plain, named = branch.connection.cursor(), branch.connection.cursor("named")
-        await settle(named.execute("SELECT generate_series(1, 9)"))
-        branch.fence()
-        await branch.roll_back(prepared=False)
-        _, following = await lab.branch(node)
-        for call in (
-            lambda: plain.execute("INSERT INTO t VALUES (1)"),
-            named.fetchone,
-            lambda: plain.connection.commit(),
-        ):
-            with pytest.raises(GuardError, match="over"):
-                await settle(call())
-        await following.roll_back(prepared=False)
-
-    check(lab=psycopg_lab)
+@scenario
+async def test_cursors_streams_copies_and_pipelines_work(psycopg_lab: Lab) -> None:
+    lab = psycopg_lab
+    node = await lab.node()
+    _, branch = await lab.branch(node)
+    connection = branch.connection
+    cursor = connection.cursor()
+    await settle(cursor.executemany("INSERT INTO t VALUES (%s)", [(1,), (2,)]))
+    assert [row async for row in _each(cursor.stream("SELECT k FROM t"))] == [(1,), (2,)]
+    async for _ in _each(cursor.stream("SELECT k FROM t")):
+        break
+    named = connection.cursor("named", row_factory=psycopg.rows.scalar_row)
+    await settle(named.execute(sql.SQL("SELECT k FROM {} ORDER BY k").format(sql.Identifier("t"))))
+    assert await settle(named.fetchall()) == [1, 2]
+    copying = cursor.copy("COPY t FROM STDIN")
+    await settle((await enter(copying)).write_row((3,)))
+    await _leave(copying)
+    pipeline = connection.pipeline()
+    await enter(pipeline)
+    await settle(connection.execute("INSERT INTO t VALUES (4)"))
+    await _leave(pipeline)
+    # psycopg forgets its prepared statements at a DROP; ours must stay.
+    await settle(connection.execute("DROP TABLE IF EXISTS nothing"))
+    assert said(await branch.prepare()) == "yes"
+    await branch.commit()
+    assert lab.keys(node) == [1, 2, 3, 4]
 
 
-def test_cursors_streams_copies_and_pipelines_work(psycopg_lab: Lab) -> None:
-    @scenario
-    async def check(lab: Lab) -> None:
-        node = await lab.node()
-        _, branch = await lab.branch(node)
-        connection = branch.connection
-        cursor = connection.cursor()
-        await settle(cursor.executemany("INSERT INTO t VALUES (%s)", [(1,), (2,)]))
-        assert [row async for row in _each(cursor.stream("SELECT k FROM t"))] == [(1,), (2,)]
-        async for _ in _each(cursor.stream("SELECT k FROM t")):
-            break
-        named = connection.cursor("named", row_factory=psycopg.rows.scalar_row)
-        await settle(named.execute(sql.SQL("SELECT k FROM {} ORDER BY k").format(sql.Identifier("t"))))
-        assert await settle(named.fetchall()) == [1, 2]
-        copying = cursor.copy("COPY t FROM STDIN")
-        await settle((await enter(copying)).write_row((3,)))
-        await _leave(copying)
-        pipeline = connection.pipeline()
-        await enter(pipeline)
-        await settle(connection.execute("INSERT INTO t VALUES (4)"))
-        await _leave(pipeline)
-        # psycopg forgets its prepared statements at a DROP; ours must stay.
-        await settle(connection.execute("DROP TABLE IF EXISTS nothing"))
-        assert said(await branch.prepare()) == "yes"
-        await branch.commit()
-        assert lab.keys(node) == [1, 2, 3, 4]
-
-    check(lab=psycopg_lab)
-
-
-def test_what_a_block_sets_on_the_connection_ends_with_it(psycopg_lab: Lab) -> None:
-    @scenario
-    async def check(lab: Lab) -> None:
-        node = await lab.node()
-        _, branch = await lab.branch(node, home=True)
-        branch.connection.row_factory = psycopg.rows.dict_row
-        branch.connection.adapters.register_loader("int4", psycopg.types.string.TextLoader)
-        assert said(await branch.decide({})) == "yes"
-        _, branch = await lab.branch(node, home=True)
-        assert await lab.rows(branch.connection, "SELECT 1") == [(1,)]
-        await branch.roll_back(prepared=False)
-
-    check(lab=psycopg_lab)
+@scenario
+async def test_what_a_block_sets_on_the_connection_ends_with_it(psycopg_lab: Lab) -> None:
+    lab = psycopg_lab
+    node = await lab.node()
+    _, branch = await lab.branch(node, home=True)
+    branch.connection.row_factory = psycopg.rows.dict_row
+    branch.connection.adapters.register_loader("int4", psycopg.types.string.TextLoader)
+    assert said(await branch.decide({})) == "yes"
+    _, branch = await lab.branch(node, home=True)
+    assert await lab.rows(branch.connection, "SELECT 1") == [(1,)]
+    await branch.roll_back(prepared=False)
 
 
 async def _each(rows: Any) -> Any:
