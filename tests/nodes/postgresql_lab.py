@@ -124,7 +124,7 @@ class Lab:
             " WHERE application_name = 'nodoubt' AND datname = current_database()"
         )
 
-    def when_waiting(self, node: SqlNode, call: Callable[[], None]) -> threading.Thread:
+    def when_waiting(self, node: SqlNode, call: Callable[[], object]) -> threading.Thread:
         """From a thread: as soon as a session of ours waits for an advisory lock, make a call in the driver's own way."""
         outside = self.outside(node)
         loop = asyncio.get_running_loop() if self.is_async else None

@@ -108,7 +108,7 @@ async def test_two_operations_at_once(lab: Lab) -> None:
     if lab.is_async:
         release = lab.when_waiting(node, lambda: outside.execute("SELECT pg_advisory_unlock(1)"))
         calls = (lab.do(branch.connection, slow), lab.do(branch.connection, "SELECT 1"))
-        errors = await asyncio.gather(*calls, return_exceptions=True)
+        errors += await asyncio.gather(*calls, return_exceptions=True)
         release.join()
     else:
         started = threading.Event()

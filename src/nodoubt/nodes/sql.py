@@ -146,6 +146,13 @@ class SqlNode:
             return Ended.OWED
         return ended
 
+    async def end_session(self, branch: BranchId, handle: str) -> None:
+        """End a session of ours whose line was cut or lost, as far as the server can be reached."""
+        try:
+            await self._serve("end a session", lambda session: self.dialect.end_owner(session, branch, handle))
+        except NodoubtError as error:
+            logger.info("%s", error)
+
     async def _finish(self, session: Session, branch: BranchId, commit: bool, owner: str) -> Ended:
         if owner and not await self.dialect.end_owner(session, branch, owner):
             return Ended.OWED
@@ -346,8 +353,10 @@ class SqlBranch:
     async def roll_back(self, *, prepared: bool) -> Ended:
         if prepared:
             return await self._finish(commit=False)
-        if self._session is not None:
-            await self._undo(self._session)
+        session = self._session
+        if session is not None and not await self._undo(session):
+            # The server may not have noticed: a statement that waits there would keep the branch's locks.
+            await self._node.end_session(self._id, session.handle)
         return Ended.DONE
 
     async def _finish(self, *, commit: bool) -> Ended:
