@@ -107,6 +107,11 @@ class Server(ABC):
         """Whether the server's process is alive, be it paused or not."""
         return self._family is not None and self._family.running
 
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of CPU that its processes have used since it was started last."""
+        return self._family.cpu_s if self._family is not None else 0.0
+
     def url_of(self, database: str) -> str:
         """The URL of one of this server's databases."""
         return f"{self.kind}://{self._administrator}@127.0.0.1:{self.port}/{database}"
