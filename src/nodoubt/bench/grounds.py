@@ -13,8 +13,8 @@ from nodoubt.bench.lines import KINDS, Line, kind_of
 from nodoubt.bench.work import DOMAIN, TABLE, Options
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.errors import ConfigError
+from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.registry import make_node
-from nodoubt.nodes.sql import NodeSettings
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server, ServerMissing
 
 

@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from nodoubt.bench.contestants import NODOUBT
-from nodoubt.bench.summary import SETTLE_RATE_TARGET, RaceSummary, Summary
+from nodoubt.bench.summary import SETTLE_RATE_TARGET, TARGETS, RaceSummary, Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,10 +29,10 @@ def draw(summary: Summary, path: Path) -> None:
     heights = [0.9 + 0.5 * len(race.contestants) for race in races] + [1.4] * (settling is not None)
     with mpl.rc_context({"font.size": 9.5, "text.color": INK, "axes.labelcolor": INK, "svg.fonttype": "none"}):
         figure = Figure(figsize=(11, sum(heights) + 0.9), layout="constrained")
-        grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(3, 2))
+        grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(5, 3))
         for row, race in enumerate(races):
             _throughput(figure.add_subplot(grid[row, 0]), race)
-            _latency(figure.add_subplot(grid[row, 1]), race, last=row == len(races) - 1)
+            _latency(figure.add_subplot(grid[row, 1]), race, key=row == 0)
         if settling is not None:
             _settling(figure.add_subplot(grid[len(races), :]), settling.rates, settling.branches)
         options = summary.options
@@ -54,13 +54,15 @@ def _throughput(axes: Axes, race: RaceSummary) -> None:
         text = f"{figures.per_second:,.0f}"
         if figures.name in ratios:
             text += f"   nodoubt is {ratios[figures.name]:.2f}x"
+            if (target := TARGETS.get(race.scenario, {}).get(figures.name)) is not None:
+                text += f" (target {target:.1f}x)"
         axes.text(figures.per_second_max + most * 0.02, place, text, va="center")
-    axes.set_xlim(0, most * 1.45)
+    axes.set_xlim(0, most * 1.62)
     axes.set_title(f"{race.scenario}: transactions a second", loc="left", fontsize=10.5, fontweight="bold")
     _furnish(axes, [figures.name for figures in race.contestants])
 
 
-def _latency(axes: Axes, race: RaceSummary, *, last: bool) -> None:
+def _latency(axes: Axes, race: RaceSummary, *, key: bool) -> None:
     for place, figures in enumerate(race.contestants):
         colour = _colour(figures.name)
         axes.plot([figures.p50_ms, figures.p99_ms], [place, place], color=colour, linewidth=2, zorder=2)
@@ -70,7 +72,7 @@ def _latency(axes: Axes, race: RaceSummary, *, last: bool) -> None:
     axes.set_xlim(0, max(figures.p99_ms for figures in race.contestants) * 1.15)
     axes.set_title("latency, ms", loc="left", fontsize=10.5, fontweight="bold")
     _furnish(axes, [""] * len(race.contestants))
-    if last:
+    if key:
         for _, marker, label in MARKS:
             axes.plot([], [], marker, color="white", markeredgecolor=INK, label=label)
         axes.legend(
