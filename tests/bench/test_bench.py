@@ -12,7 +12,7 @@ import pytest
 
 from nodoubt.bench import contestants, runner
 from nodoubt.bench.contestants import HAND_WRITTEN, NODOUBT, PLAIN_COMMIT, SQLALCHEMY, TWO_COMMITS
-from nodoubt.bench.grounds import Ground
+from nodoubt.bench.grounds import Ground, install
 from nodoubt.bench.lines import kind_of
 from nodoubt.bench.runner import Race, order, run_lap, run_race
 from nodoubt.bench.settling import check as check_settled
@@ -22,6 +22,7 @@ from nodoubt.bench.work import TABLE, Options, WorkNotDone, keys
 from nodoubt.cli import bench
 from nodoubt.engine.settle import SettleReport
 from nodoubt.errors import ConfigError
+from nodoubt.testing.servers import ServerMissing
 
 Database = Callable[[Literal["postgresql", "postgresql2", "mariadb"]], str]
 
@@ -100,10 +101,11 @@ def test_settling_and_the_printed_page(tmp_path: Path, capsys: pytest.CaptureFix
     assert "of 1,500/s" in page
 
 
-def test_mariadb_beside_postgresql(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(tmp_path, "--scenario=postgresql+mariadb", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert set(told["ratios"]["postgresql+mariadb"]) == {HAND_WRITTEN, TWO_COMMITS}
+async def test_the_peers_on_mariadb_do_their_work() -> None:
+    peers = (contestants.HandWritten, contestants.Unprotected)
+    race = Race(name="peers", kinds=("postgresql", "mariadb"), contestants=peers)
+    result = await run_race(race, SHORT, lambda _: None)
+    assert [set(laps) for laps in result.rounds] == [{HAND_WRITTEN, TWO_COMMITS}] * 2
 
 
 def test_given_nodes_are_used(tmp_path: Path, capsys: pytest.CaptureFixture[str], database: Database) -> None:
@@ -132,6 +134,21 @@ async def test_a_contestant_that_does_nothing_is_caught(database: Database) -> N
         await run_race(race, options, lambda _: None)
 
 
+def test_what_cannot_be_had_is_left_out_unless_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise ServerMissing("mariadbd is not installed")
+
+    monkeypatch.setattr("nodoubt.testing.servers.MariaDBServer.start", lambda _: missing())
+    with pytest.raises(ConfigError, match="mariadbd is not installed"):
+        run(tmp_path, "--scenario=postgresql+mariadb")
+    races = [race for race in runner.RACES if race.name in ("one-node", "postgresql+mariadb")]
+    monkeypatch.setattr(runner, "RACES", races)
+    assert run(tmp_path, "--branches=20") == 0
+    assert "postgresql+mariadb is left out: mariadbd is not installed" in capsys.readouterr().out
+
+
 def test_a_cheat_fails_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +163,7 @@ def test_a_cheat_fails_the_command(
 async def test_branches_that_nobody_settled_are_caught(database: Database) -> None:
     place = Ground(urls=[database("postgresql"), database("postgresql2")])
     await place.furnish()
+    await install(place.urls)
     gids = await leave_in_doubt(place, Options(clients=2, branches=6))
     with pytest.raises(WorkNotDone, match="6 branches are still in doubt"):
         await check_settled(place, gids, SettleReport(committed=3, rolled_back=3))

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+from nodoubt.bench.grounds import install
 from nodoubt.bench.lines import KINDS, Line, kind_of
 from nodoubt.bench.work import DOMAIN, Options, amount, keys
 from nodoubt.engine.asynchronous import AsyncTransactionManager
@@ -79,7 +80,7 @@ class Nodoubt(AsyncContestant):
     note = "public interface, decision row and evidence rows, background forgetting flushed within the lap's time"
 
     async def open(self) -> None:
-        names = [f"n{number}" for number in range(len(self.urls))]
+        names = await install(self.urls)
         nodes = {
             name: {"url": url, "pool_size": self.options.clients} for name, url in zip(names, self.urls, strict=True)
         }

@@ -35,11 +35,7 @@ class Ground:
         return [await KINDS[kind_of(url)].connect(url) for url in self.urls]
 
     async def furnish(self) -> list[str]:
-        """Make nodoubt's tables and the bench's; return the servers' versions."""
-        world = AsyncWorld()
-        for number, url in enumerate(self.urls):
-            node = make_node(f"n{number}", DOMAIN, NodeSettings(url=url), world, asynchronous=True)
-            await node.install()
+        """Make the bench's tables; return the servers' versions."""
         versions = []
         async with self.lines() as lines:
             for line, url in zip(lines, self.urls, strict=True):
@@ -68,15 +64,24 @@ class Ground:
                 await line.close()
 
 
+async def install(urls: Sequence[str]) -> list[str]:
+    """Make nodoubt's tables, as `nodoubt init` does; return the nodes' names."""
+    world = AsyncWorld()
+    names = [f"n{number}" for number in range(len(urls))]
+    for name, url in zip(names, urls, strict=True):
+        await make_node(name, DOMAIN, NodeSettings(url=url), world, asynchronous=True).install()
+    return names
+
+
 @contextlib.contextmanager
-def ground(kinds: Sequence[str], options: Options) -> Iterator[Ground]:
-    """The given nodes if there are any, else new servers of these kinds."""
+def ground(kinds: Sequence[str], options: Options, *, branches_max: int | None = None) -> Iterator[Ground]:
+    """The given nodes if there are any, else new servers of these kinds, for so many prepared branches at once."""
     if options.nodes:
         yield Ground(urls=chosen(kinds, options.nodes))
         return
     with contextlib.ExitStack() as stack:
         try:
-            servers = [stack.enter_context(_start(kind, options)) for kind in kinds]
+            servers = [stack.enter_context(_start(kind, options.clients, branches_max)) for kind in kinds]
         except ServerMissing as error:
             raise ConfigError(str(error), hint="install it, or name servers with --nodes") from error
         yield Ground(urls=[server.url for server in servers], servers=servers)
@@ -97,15 +102,15 @@ def chosen(kinds: Sequence[str], nodes: Mapping[str, str]) -> list[str]:
     return urls
 
 
-def _start(kind: str, options: Options) -> Server:
+def _start(kind: str, clients: int, branches_max: int | None) -> Server:
     # Each contestant holds a connection per client all the time.
-    connections = str(100 + 6 * options.clients)
+    connections = str(100 + 6 * clients)
     if kind == "mariadb":
         return MariaDBServer.start({"max_connections": connections})
     return PostgreSQLServer.start(
         {
             "max_connections": connections,
-            "max_prepared_transactions": str(options.branches + 10 * options.clients),
+            "max_prepared_transactions": str(branches_max or 10 * clients),
             # A checkpoint in the middle of somebody's lap would be luck, not speed.
             "checkpoint_timeout": "1h",
             "max_wal_size": "8GB",

@@ -34,6 +34,7 @@ def _lines(summary: Summary) -> Iterator[str]:
     yield '"nodoubt is 1.20x" that contestant: the median of the ratios within each round, and their range.'
     yield "Every lap's work was checked: the totals on each node moved by what was counted."
     yield from notes(summary)
+    yield from (f"- {name} is left out: {why}." for name, why in summary.left_out.items())
     yield ""
     yield from table([(name, text) for name, text in summary.machine.items()], left=2)
     servers = {version for race in summary.races for version in race.versions}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nodoubt.bench.grounds import Ground, ground
+from nodoubt.bench.grounds import Ground, ground, install
 from nodoubt.bench.lines import KINDS, kind_of
 from nodoubt.bench.runner import Say
 from nodoubt.bench.work import DOMAIN, TABLE, Options, WorkNotDone
@@ -44,8 +44,9 @@ class SettleResult:
 async def run_settling(options: Options, say: Say) -> SettleResult:
     """Start what is needed, settle, and take it all down. Raises WorkNotDone."""
     say(f"{NAME}: preparing {' and '.join(KINDS_OF_NODES)}")
-    with ground(KINDS_OF_NODES, options) as place:
+    with ground(KINDS_OF_NODES, options, branches_max=options.branches) as place:
         result = SettleResult(branches=options.branches, versions=await place.furnish())
+        await install(place.urls)
         try:
             calls = min(options.rounds, CALLS_MAX)
             for number in range(1, calls + 1):

@@ -86,6 +86,7 @@ class Summary:
     machine: dict[str, str]
     races: list[RaceSummary] = field(default_factory=list)
     settling: SettleResult | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
     plot: str = ""
 
     @property
@@ -104,6 +105,12 @@ class Summary:
             )
         return found
 
+    @property
+    def all_met(self) -> bool:
+        """Whether every target is reached; one whose scenario was left out is not."""
+        unknown = self.left_out.keys() & {*TARGETS, SETTLE}
+        return not unknown and all(target.met for target in self.targets)
+
     def as_json(self) -> dict[str, Any]:
         """What ``--json`` prints. ``ratios`` is keyed by scenario and peer."""
         settling = self.settling
@@ -118,6 +125,7 @@ class Summary:
                 "per_second": median(settling.rates),
                 "rates": settling.rates,
             },
+            "left_out": self.left_out,
             "machine": self.machine,
             "options": {**asdict(self.options), "nodes": sorted(self.options.nodes)},  # URLs may hold passwords
             "plot": self.plot,

@@ -53,7 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print, draw. Raises ConfigError before anything is measured."""
     options = _options(arguments)
     try:
-        summary = measure(options, arguments.scenario or _fitting(options))
+        if arguments.scenario:
+            summary = measure(options, arguments.scenario)
+        else:
+            summary = measure(options, _fitting(options), leave_out=True)
     except WorkNotDone as error:
         print(f"nodoubt bench: {error}", file=sys.stderr)
         return 1
@@ -64,11 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
     draw(summary, arguments.plot)
     print(json.dumps(summary.as_json(), indent=2) if arguments.json else page(summary))
     _say(f"the plot is in {arguments.plot}")
-    return int(arguments.check and not all(target.met for target in summary.targets))
+    return int(arguments.check and not summary.all_met)
 
 
-def measure(options: Options, scenarios: list[str]) -> Summary:
-    """Run the scenarios one after another in a loop of their own, uvloop's when it is installed."""
+def measure(options: Options, scenarios: list[str], *, leave_out: bool = False) -> Summary:
+    """Run the scenarios one after another in a loop of their own, uvloop's when it is installed.
+
+    What this machine lacks a server or driver for is an error, or left out and said so.
+    """
     from nodoubt.bench.machine import describe
     from nodoubt.bench.runner import RACES, run_race
     from nodoubt.bench.settling import NAME, run_settling
@@ -76,12 +82,21 @@ def measure(options: Options, scenarios: list[str]) -> Summary:
 
     loop, make_loop = _loop()
     summary = Summary(options=options, machine=describe(loop))
+    races = {race.name: race for race in RACES}
     with asyncio.Runner(loop_factory=make_loop) as runner:
-        for race in RACES:
-            if race.name in scenarios:
-                summary.races.append(summarise(runner.run(run_race(race, options, _say))))
-        if NAME in scenarios:
-            summary.settling = runner.run(run_settling(options, _say))
+        for name in [name for name in (*races, NAME) if name in scenarios]:
+            try:
+                if name == NAME:
+                    summary.settling = runner.run(run_settling(options, _say))
+                else:
+                    summary.races.append(summarise(runner.run(run_race(races[name], options, _say))))
+            except ConfigError as error:
+                if not leave_out:
+                    raise
+                summary.left_out[name] = error.message
+                _say(f"{name} is left out: {error.message}")
+    if len(summary.left_out) == len(scenarios):
+        raise ConfigError("nothing could be measured", hint="; ".join(summary.left_out.values()))
     return summary
 
 
