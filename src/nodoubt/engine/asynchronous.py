@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -70,7 +70,7 @@ class AsyncTransaction:
             if task is not None and task.uncancel() == 0:
                 raise self._work.timed_out() from error
             return
-        if self.outcome.state == "unknown":
+        if self._work.is_open:
             await _to_its_end(self._work.commit())
 
     def _interrupt(self) -> None:
@@ -79,24 +79,27 @@ class AsyncTransaction:
             self._task.cancel()
 
 
-async def _to_its_end(step: Any) -> Any:
+async def _to_its_end(step: Coroutine[Any, Any, T]) -> T:
     """Run a step that a cancellation of the caller must not tear (recovery rule 13); the cancellation follows it."""
-    task = asyncio.ensure_future(step)
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(step)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
+        ended = loop.create_future()
+
+        def wake(_: object, ended: asyncio.Future[None] = ended) -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        task.add_done_callback(wake)
         try:
-            await asyncio.shield(task)
+            await ended
         except asyncio.CancelledError as error:
-            if task.cancelled():
-                raise
             cancelled = error
-        except BaseException:
-            break
-    if cancelled is not None:
-        if not task.cancelled() and task.exception() is not None:
-            cancelled.__cause__ = task.exception()
-        raise cancelled
-    return task.result()
+    if cancelled is None:
+        return task.result()
+    cancelled.__cause__ = None if task.cancelled() else task.exception()
+    raise cancelled
 
 
 class AsyncTransactionManager:

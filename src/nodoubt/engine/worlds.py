@@ -37,9 +37,14 @@ class _AsyncTurns:
         self._free = count
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
 
-    async def take(self, timeout_s: float) -> bool:
+    def take_now(self) -> bool:
         if self._free:
             self._free -= 1
+            return True
+        return False
+
+    async def take(self, timeout_s: float) -> bool:
+        if self.take_now():
             return True
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -98,6 +103,13 @@ class _ThreadTurns:
         self._free = count
         self._lock = threading.Lock()
         self._waiting: collections.deque[threading.Event] = collections.deque()
+
+    def take_now(self) -> bool:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return True
+        return False
 
     async def take(self, timeout_s: float) -> bool:
         with self._lock:

@@ -62,10 +62,11 @@ class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
 class AsyncpgSession:
     """See :class:`nodoubt.nodes.sql.Session`."""
 
-    __slots__ = ("_raw", "handle", "token")
+    __slots__ = ("_outer", "_raw", "handle", "token")
 
     def __init__(self, raw: GuardedConnection) -> None:
         self._raw = raw
+        self._outer = Transaction(raw, None, False, False)
         self.token = ""
         self.handle = ""
 
@@ -86,14 +87,8 @@ class AsyncpgSession:
     def bind(self, guard: Guard) -> BranchConnection:
         self._raw.guard = guard
         # asyncpg's own nested transactions become savepoints when it believes that it began the outer one.
-        self._raw._top_xact = Transaction(self._raw, None, False, False)
-
-        def refused(name: str) -> str | None:
-            if name in _LASTING:
-                guard.lasting = True
-            return _REFUSED.get(name)
-
-        return BranchConnection(self._raw, guard, refused)
+        self._raw._top_xact = self._outer
+        return BranchConnection(self._raw, guard, _refused)
 
     def unbind(self) -> None:
         self._raw._top_xact = None
@@ -106,6 +101,12 @@ class AsyncpgSession:
             await _Connection.close(self._raw, timeout=2)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             self._raw.terminate()
+
+
+def _refused(name: str, guard: Guard) -> str | None:
+    if name in _LASTING:
+        guard.lasting = True
+    return _REFUSED.get(name)
 
 
 def _explain(error: Exception, raw: GuardedConnection) -> StatementFailed | ConnectionLost:

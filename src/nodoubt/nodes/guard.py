@@ -25,6 +25,7 @@ class Guard(AbstractContextManager["Guard"]):
     __slots__ = (
         "_busy",
         "_closed",
+        "_closing",
         "_failed_at",
         "_reading",
         "_savepoints",
@@ -48,20 +49,24 @@ class Guard(AbstractContextManager["Guard"]):
         self._failed_at = 0
         #: Something outlives the transaction in this session: it must not serve anybody else.
         self.lasting = False
-        self._closed: BaseException | None = None
+        self._closed = False
+        self._closing: BaseException | None = None
         self._busy = False
         self._savepoints: list[str] = []
         self._reading: Reading | None = None
 
-    def close(self, error: BaseException) -> None:
-        """From now on every use raises ``error``."""
-        if self._closed is None:
-            self._closed = error
+    def close(self, error: BaseException | None = None) -> None:
+        """From now on every use raises ``error``; by default it says that the transaction is over."""
+        if not self._closed:
+            self._closed = True
+            self._closing = error
 
     def check_open(self) -> None:
         """Raise if the branch was fenced or is over."""
-        if self._closed is not None:
-            raise self._closed
+        if self._closed:
+            raise self._closing or GuardError(
+                f"the transaction is over: its connection to {self.node!r} cannot be used any more", gid=self.gid
+            )
 
     def refuse(self, what: str, why: str, hint: str = "") -> GuardError:
         """Note that a rule was broken, which dooms the whole transaction, and return the error to raise."""
@@ -129,10 +134,12 @@ class BranchConnection:
 
     __slots__ = ("_guard", "_raw", "_refused")
 
-    def __init__(self, raw: Any, guard: Guard, refused: Callable[[str], str | None]) -> None:
-        object.__setattr__(self, "_raw", raw)
-        object.__setattr__(self, "_guard", guard)
-        object.__setattr__(self, "_refused", refused)
+    def __init__(self, raw: Any, guard: Guard, refused: Callable[[str, Guard], str | None]) -> None:
+        """``refused`` says why a method of the driver may not be called, or None."""
+        put = object.__setattr__
+        put(self, "_raw", raw)
+        put(self, "_guard", guard)
+        put(self, "_refused", refused)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -140,7 +147,7 @@ class BranchConnection:
 
     def __getattr__(self, name: str) -> Any:
         self._guard.check_open()
-        why = self._refused(name)
+        why = self._refused(name, self._guard)
         if why is not None:
             raise self._guard.refuse(f"{name}()", why)
         return getattr(self._raw, name)

@@ -59,6 +59,15 @@ class Pool(Generic[S]):
             self._turns.give_back()
             raise
 
+    def at_hand(self) -> tuple[S, bool] | None:
+        """An idle session, when a turn is free at once: the usual case, without a wait."""
+        if self._idle and not self._closed and self._turns.take_now():
+            try:
+                return self._idle.pop(), False
+            except IndexError:
+                self._turns.give_back()
+        return None
+
     def give_back(self, session: S) -> None:
         """Return a session that is idle and in no transaction."""
         if self._closed:

@@ -75,7 +75,7 @@ class SqlNode:
 
     async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool) -> SqlBranch:
         while True:
-            session, is_new = await self.pool.take()
+            session, is_new = self.pool.at_hand() or await self.pool.take()
             if not self.capabilities.detached:
                 branch = replace(branch, session=session.token)
             try:
@@ -233,10 +233,10 @@ class SqlBranch:
         self.connection = session.bind(self._guard)
 
     @property
-    def misuse(self) -> BaseException | None:
+    def misuse(self) -> NodoubtError | None:
         return self._guard.misuse
 
-    def fence(self, error: BaseException) -> None:
+    def fence(self, error: BaseException | None = None) -> None:
         self._guard.close(error)
 
     def abandon(self) -> None:
