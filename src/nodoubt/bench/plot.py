@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 OURS: Final = "#0b6e4f"
 PEERS: Final = "#9aa5b1"
 INK: Final = "#222b36"
-MARKS: Final = (("p50_ms", "o", "median"), ("p95_ms", "s", "95 %"), ("p99_ms", "D", "99 %"))
+MARKS: Final = (("p50_ms", "o", "○ median"), ("p95_ms", "s", "□ 95 %"), ("p99_ms", "D", "◇ 99 %"))
 
 
 def draw(summary: Summary, path: Path) -> None:
@@ -32,7 +32,7 @@ def draw(summary: Summary, path: Path) -> None:
         grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(5, 3))
         for row, race in enumerate(races):
             _throughput(figure.add_subplot(grid[row, 0]), race)
-            _latency(figure.add_subplot(grid[row, 1]), race, key=row == 0)
+            _latency(figure.add_subplot(grid[row, 1]), race)
         if settling is not None:
             _settling(figure.add_subplot(grid[len(races), :]), settling.rates, settling.branches)
         options = summary.options
@@ -57,12 +57,12 @@ def _throughput(axes: Axes, race: RaceSummary) -> None:
             if (target := TARGETS.get(race.scenario, {}).get(figures.name)) is not None:
                 text += f" (target {target:.1f}x)"
         axes.text(figures.per_second_max + most * 0.02, place, text, va="center")
-    axes.set_xlim(0, most * 1.62)
+    axes.set_xlim(0, most * 1.85)
     axes.set_title(f"{race.scenario}: transactions a second", loc="left", fontsize=10.5, fontweight="bold")
     _furnish(axes, [figures.name for figures in race.contestants])
 
 
-def _latency(axes: Axes, race: RaceSummary, *, key: bool) -> None:
+def _latency(axes: Axes, race: RaceSummary) -> None:
     for place, figures in enumerate(race.contestants):
         colour = _colour(figures.name)
         axes.plot([figures.p50_ms, figures.p99_ms], [place, place], color=colour, linewidth=2, zorder=2)
@@ -70,19 +70,9 @@ def _latency(axes: Axes, race: RaceSummary, *, key: bool) -> None:
             axes.plot(getattr(figures, name), place, marker, color=colour, markeredgecolor=INK, markersize=6, zorder=3)
         axes.annotate(f"{figures.p99_ms:.1f}", (figures.p99_ms, place), (7, 0), textcoords="offset points", va="center")
     axes.set_xlim(0, max(figures.p99_ms for figures in race.contestants) * 1.15)
-    axes.set_title("latency, ms", loc="left", fontsize=10.5, fontweight="bold")
+    key = ", ".join(label for _, _, label in MARKS)
+    axes.set_title(f"latency in ms: {key}", loc="left", fontsize=10.5, fontweight="bold")
     _furnish(axes, [""] * len(race.contestants))
-    if key:
-        for _, marker, label in MARKS:
-            axes.plot([], [], marker, color="white", markeredgecolor=INK, label=label)
-        axes.legend(
-            ncols=len(MARKS),
-            loc="lower right",
-            bbox_to_anchor=(1, 1),
-            frameon=False,
-            borderaxespad=0.2,
-            handletextpad=0,
-        )
 
 
 def _settling(axes: Axes, rates: list[float], branches: int) -> None:
