@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 OURS: Final = "#0b6e4f"
 PEERS: Final = "#9aa5b1"
 INK: Final = "#222b36"
-MARKS: Final = (("p50_ms", "o", "○ median"), ("p95_ms", "s", "□ 95 %"), ("p99_ms", "D", "◇ 99 %"))
+MARKS: Final = (("p50_ms", "o", "○ median latency"), ("p95_ms", "s", "□ 95 %"), ("p99_ms", "D", "◇ 99 %"))
 
 
 def draw(summary: Summary, path: Path) -> None:
@@ -70,8 +70,8 @@ def _latency(axes: Axes, race: RaceSummary) -> None:
             axes.plot(getattr(figures, name), place, marker, color=colour, markeredgecolor=INK, markersize=6, zorder=3)
         axes.annotate(f"{figures.p99_ms:.1f}", (figures.p99_ms, place), (7, 0), textcoords="offset points", va="center")
     axes.set_xlim(0, max(figures.p99_ms for figures in race.contestants) * 1.15)
-    key = ", ".join(label for _, _, label in MARKS)
-    axes.set_title(f"latency in ms: {key}", loc="left", fontsize=10.5, fontweight="bold")
+    key = "  ".join(label for _, _, label in MARKS)
+    axes.set_title(f"ms: {key}", loc="left", fontsize=10.5, fontweight="bold")
     _furnish(axes, [""] * len(race.contestants))
 
 

@@ -305,7 +305,9 @@ class MariaDBServer(Server):
 
     def _initialise(self) -> None:
         options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
-        self._run(self._installer, "--no-defaults", f"--datadir={self._data}", *options)
+        # Servers that start at the same moment would take each other's temporary tables out of /tmp.
+        where = [f"--datadir={self._data}", f"--tmpdir={self.folder}"]
+        self._run(self._installer, "--no-defaults", *where, *options)
 
     def _command(self) -> Sequence[str]:
         settings = {
@@ -317,6 +319,7 @@ class MariaDBServer(Server):
             "port": str(self.port),
             "socket": str(self._socket),
             "datadir": str(self._data),
+            "tmpdir": str(self.folder),
             "pid-file": str(self.folder / "pid"),
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
