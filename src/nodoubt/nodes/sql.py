@@ -254,6 +254,8 @@ class SqlBranch:
         session, self._session = self._session, None
         if session is None:
             return ""
+        # Whoever kept the connection must not reach the session's next branch through it.
+        self._guard.close()
         session.unbind()
         if clean and not self._guard.lasting:
             self._node.pool.give_back(session)
