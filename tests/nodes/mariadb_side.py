@@ -59,6 +59,7 @@ class Side:
         self._loop = asyncio.Runner() if driver == "aiomysql" else None
         self.world: World = AsyncWorld() if self._loop else ThreadWorld()
         self._nodes: list[SqlNode] = []
+        self._branches: list[Branch] = []
         self._outsiders: list[Outsider] = []
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
@@ -90,7 +91,9 @@ class Side:
     async def begin(
         self, node: SqlNode, own: BranchId | None = None, *, read_only: bool = False, is_home: bool = False
     ) -> Branch:
-        return await node.begin(own or self.id(), read_only=read_only, is_home=is_home)
+        branch = await node.begin(own or self.id(), read_only=read_only, is_home=is_home)
+        self._branches.append(branch)
+        return branch
 
     async def sql(self, connection: Any, text: str, *arguments: Any, cursor: str = "Cursor") -> Sequence[Any]:
         """Run a statement of the user by a cursor of the named class."""
@@ -105,11 +108,17 @@ class Side:
             return list(await opened.fetchall())
 
     def close(self) -> None:
-        for node in self._nodes:
-            self.run(node.close())
+        """End what the test left open."""
+        self.run(self._close())
         for outsider in self._outsiders:
             outsider.close()
         if self._loop is not None:
             self._loop.close()
         if isinstance(self.world, ThreadWorld):
             self.world.close()
+
+    async def _close(self) -> None:
+        for branch in self._branches:
+            branch.abandon()
+        for node in self._nodes:
+            await node.close()
