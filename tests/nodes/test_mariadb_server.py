@@ -103,6 +103,18 @@ def test_inspection_of_a_healthy_server(side: Side, url: str) -> None:
     side.run(story())
 
 
+def test_clocks_that_differ_are_told(side: Side, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        node = await side.node(url)
+        an_hour_ago = side.world.unix_ms() - 3_600_000
+        monkeypatch.setattr(side.world, "unix_ms", lambda: an_hour_ago)
+        (finding,) = [finding for finding in await node.inspect() if finding.check == "clock"]
+        assert finding.level == "warning"
+        assert "+3600 s" in finding.text or "+3601 s" in finding.text
+
+    side.run(story())
+
+
 def test_a_user_without_privileges_is_told(side: Side, url: str, mariadb: MariaDBServer) -> None:
     async def story() -> None:
         await side.node(url)

@@ -81,6 +81,7 @@ class MariaDB:
     rules = RULES
     prepared_tag = ""
     decided_tag = ""
+    clock = "SELECT UNIX_TIMESTAMP(NOW(6))"
 
     def __init__(self) -> None:
         self._version = ""
@@ -178,7 +179,7 @@ class MariaDB:
 
     async def prepared(self, session: Session, domain: str) -> Listing:
         await self.learn(session)
-        ((now_s,),) = await session.query("SELECT UNIX_TIMESTAMP(NOW(3))")
+        ((now_s,),) = await session.query(self.clock)
         # MySQL would show a foreign id's bytes as text; MariaDB sends them as they are.
         rows = await session.query("XA RECOVER" if self.is_mariadb else "XA RECOVER CONVERT XID")
         ours: list[PreparedBranch] = []

@@ -23,6 +23,8 @@ from nodoubt.protocol.verdicts import HomeSays
 
 logger = logging.getLogger("nodoubt")
 
+#: Clocks decide only when to try, so it takes a large difference to be worth a word.
+CLOCKS_APART_S_MAX = 5.0
 #: How often a branch is finished again within one call after the session that it was attached to was ended.
 FINISHES_MAX = 3
 
@@ -207,7 +209,15 @@ class SqlNode:
         except NodoubtError as error:
             return [Finding(check="reachable", level="error", text=error.message, fix=error.hint)]
         try:
-            return await self.dialect.inspect(session, self.name, self.domain)
+            findings = list(await self.dialect.inspect(session, self.name, self.domain))
+            ((server_s,),) = await session.query(self.dialect.clock)
+            ahead_s = float(server_s) - self._world.unix_ms() / 1000
+            if abs(ahead_s) > CLOCKS_APART_S_MAX:
+                text = (
+                    f"the server's clock is {ahead_s:+.0f} s from this machine's: settling tries too early or too late"
+                )
+                findings.append(Finding(check="clock", level="warning", text=text, fix="run NTP on both"))
+            return findings
         except (ConnectionLost, StatementFailed) as error:
             return [Finding(check="reachable", level="error", text=f"lost while looking: {error}")]
         finally:
