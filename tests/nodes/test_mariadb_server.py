@@ -16,6 +16,7 @@ from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.mariadb import DDL
 from nodoubt.nodes.mariadb_drivers import options, understand
 from nodoubt.nodes.mariadb_inspect import too_old
+from nodoubt.protocol.verdicts import HomeSays
 from nodoubt.testing.processes import free_port, release_port
 from nodoubt.testing.servers import MariaDBServer
 from tests.conftest import DatabaseFactory
@@ -220,6 +221,34 @@ def test_abandon_wakes_whoever_waits(side: Side, url: str) -> None:
         assert (await branch.prepare()).said is Said.NO
 
     side.run(story())
+
+
+def test_probers_race_committers(url: str) -> None:
+    """Each key has one winner, every prober agrees with it, and at most one prober calls the tombstone its own."""
+    side = Side("aiomysql")
+
+    async def story() -> None:
+        node = await side.node(url)
+        owns = [side.id(0, home="stock") for _ in range(12)]
+        gids = [own.gid for own in owns]
+        branches = [await side.begin(node, own, is_home=True) for own in owns]
+        half = [branch.decide({}) for branch in branches]
+        probes = [node.probe(gids[n:] + gids[:n]) for n in range(6)]
+        decided, found = await asyncio.gather(asyncio.gather(*half), asyncio.gather(*probes))
+        answers = {gid: answer.said for gid, answer in zip(gids, decided, strict=True)}
+        assert set(answers.values()) <= {Said.YES, Said.CONFLICT, Said.NO}
+        final = await node.probe(gids)
+        for gid in gids:
+            told = [says[gid] for says in found if says[gid] is not HomeSays.BUSY]
+            if answers[gid] is Said.YES:
+                assert {*told, final[gid]} == {HomeSays.COMPLETE}
+            else:
+                assert {*told, final[gid]} <= {HomeSays.FRESH, HomeSays.ABORTED}
+                assert told.count(HomeSays.FRESH) <= 1
+
+    for _ in range(10):
+        side.run(story())
+    side.close()
 
 
 def test_a_cancelled_command_leaves_no_answer_behind(url: str) -> None:
