@@ -78,6 +78,8 @@ class Dialect(Protocol):
     #: The tag that a text of ours must answer with, or "" where any answer without an error is success.
     prepared_tag: str
     decided_tag: str
+    #: Asks for the server's time in seconds since 1970.
+    clock: str
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         """Make a new session fit for branches."""

@@ -87,6 +87,7 @@ class PostgreSQL:
     rules = RULES
     prepared_tag = "PREPARE TRANSACTION"
     decided_tag = "COMMIT"
+    clock = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         limit_ms = int(settings.session_limit_s * 1000)
