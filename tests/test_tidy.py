@@ -29,6 +29,7 @@ LEVELS = (
     ("bench",),  # a user of everything below
     ("cli",),  # starts everything else, and imports what it starts where it starts it
     ("__init__",),  # the public names
+    ("__main__",),  # `python -m nodoubt`
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 

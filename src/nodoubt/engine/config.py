@@ -1,19 +1,23 @@
 """Where nodes and settings come from: arguments, then ``NODOUBT_*``, then ``nodoubt.toml``, then defaults.
 
-Unknown keys are errors with a suggestion. ``${NAME}`` inside a text is replaced from the environment, so that secrets need not
-stand in files.
+Unknown keys are errors with a suggestion, unknown ``NODOUBT_*`` variables too. ``${NAME}`` inside a URL or a driver
+option is replaced from the environment, so that secrets need not stand in files. In the user and password of a URL the
+value is percent-encoded on the way, so that a password may hold any character; elsewhere, and as the whole URL, it is
+taken as it is.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nodoubt.engine.engine import Settings
 from nodoubt.errors import ConfigError
@@ -24,6 +28,8 @@ Source = str | os.PathLike[str] | Mapping[str, Any]
 
 _PREFIX = "NODOUBT_"
 _SECRET = re.compile(r"\$\{(\w+)\}")
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_TYPES = {bool: "boolean", int: "whole number", float: "number"}
 _SETTINGS = {f.name: f for f in fields(Settings) if f.name != "watch"}
 _NODE = {f.name: f for f in fields(NodeSettings)}
 #: Retention must outlive every session that could still insert the same key, with a wide margin (recovery rule 7).
@@ -50,28 +56,40 @@ def load(source: Source | None = None, *, domain: str | None = None, **settings:
     else:
         table = _file(Path(source or os.environ.get(f"{_PREFIX}CONFIG") or "nodoubt.toml"))
     _known("key", table, ("domain", "nodes", *_SETTINGS))
-    for name, value in os.environ.items():
-        key = name.removeprefix(_PREFIX).lower()
-        if name.startswith(_PREFIX) and key in (*_SETTINGS, "domain"):
-            table[key] = value
-    table.update({key: value for key, value in settings.items() if value is not None})
     _known("setting", settings, (*_SETTINGS, "watch"))
     nodes = table.pop("nodes", None)
     if not isinstance(nodes, Mapping) or not nodes:
         raise ConfigError(
             "no nodes are configured", hint='add a table [nodes] with lines such as orders = "postgresql://…"'
         )
-    chosen = domain or str(table.pop("domain", "nodoubt"))
-    table.pop("domain", None)
+    table.update(_environment(nodes))
+    table.update({key: value for key, value in settings.items() if value is not None})
+    chosen = table.pop("domain", "nodoubt") if domain is None else domain
     watch = table.pop("watch", None)
-    made = Settings(**{key: _value(key, value, _SETTINGS[key].default) for key, value in table.items()}, watch=watch)
+    values = {key: _value(key, value, _SETTINGS[key].default) for key, value in table.items() if key in _SETTINGS}
     config = Config(
-        domain=check_name("domain", chosen),
-        nodes={check_name("node", name): _node(name, value) for name, value in nodes.items()},
-        settings=made,
+        domain=check_name("domain", str(chosen)),
+        nodes={check_name("node", str(name)): _node(str(name), value) for name, value in nodes.items()},
+        settings=Settings(**values, watch=watch),
     )
     _check(config)
     return config
+
+
+def _environment(nodes: Mapping[Any, Any]) -> dict[str, str]:
+    """The ``NODOUBT_*`` variables by key. One that the nodes name as a secret is theirs, not a key."""
+    secrets = set(_SECRET.findall(repr(nodes)))
+    found = {
+        name.removeprefix(_PREFIX).lower(): value
+        for name, value in os.environ.items()
+        if name.startswith(_PREFIX) and name != f"{_PREFIX}CONFIG" and name not in secrets
+    }
+    known = ("domain", *_SETTINGS)
+    for key in found:
+        if key not in known:
+            name = f"{_PREFIX}{key.upper()}"
+            raise _unknown(f"variable {name!r}", name, [f"{_PREFIX}{key.upper()}" for key in ("config", *known)])
+    return found
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -97,30 +115,45 @@ def _node(name: str, value: Any) -> NodeSettings:
         for key, item in table.items()
         if key not in ("url", "options")
     }
-    return NodeSettings(url=_expand(table["url"]), options=dict(table.get("options", {})), **known)
+    options = table.get("options", {})
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"{name}.options = {options!r} is not a table", hint="write options = { key = value }")
+    expanded = {key: _expand(item) if isinstance(item, str) else item for key, item in options.items()}
+    return NodeSettings(url=_expand(table["url"]), options=expanded, **known)
 
 
 def _known(what: str, table: Iterable[str], known: Iterable[str]) -> None:
     names = list(known)
     for key in table:
         if key not in names:
-            close = difflib.get_close_matches(key, names, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(sorted(names))}"
-            raise ConfigError(f"unknown {what} {key!r}", hint=hint)
+            raise _unknown(f"{what} {key!r}", key, names)
+
+
+def _unknown(what: str, key: str, known: Sequence[str]) -> ConfigError:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(sorted(known))}"
+    return ConfigError(f"unknown {what}", hint=hint)
 
 
 def _value(key: str, value: Any, default: Any) -> Any:
-    """Read a value as the type of its default; numbers must be positive."""
+    """Read a value as the type of its default; the environment has texts. Numbers are finite and more than 0."""
+    wrong = ConfigError(f"{key} = {value!r} is not a {_TYPES[type(default)]}")
+    if isinstance(default, bool):
+        if isinstance(value, bool):
+            return value
+        try:
+            return _BOOLEANS[str(value).lower()]
+        except KeyError:
+            raise wrong from None
+    # An int() would cut 2.5 short, and a bool is a number to Python.
+    if isinstance(value, bool) or (isinstance(default, int) and isinstance(value, float)):
+        raise wrong
     try:
-        if isinstance(default, bool):
-            return (
-                value
-                if isinstance(value, bool)
-                else {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
-            )
         number = type(default)(value)
-    except (KeyError, TypeError, ValueError):
-        raise ConfigError(f"{key} = {value!r} is not a {type(default).__name__}") from None
+    except (TypeError, ValueError):
+        raise wrong from None
+    if not math.isfinite(number):
+        raise wrong
     if number <= 0:
         raise ConfigError(f"{key} = {value!r} must be more than 0")
     return number
@@ -129,10 +162,13 @@ def _value(key: str, value: Any, default: Any) -> Any:
 def _expand(text: str) -> str:
     def replace(match: re.Match[str]) -> str:
         try:
-            return os.environ[match[1]]
+            value = os.environ[match[1]]
         except KeyError:
             raise ConfigError(f"the configuration names ${{{match[1]}}}, which the environment does not have") from None
+        return quote(value, safe="") if scheme < match.start() < login_end else value
 
+    scheme = text.find("://")
+    login_end = text.rfind("@") if scheme >= 0 else -1
     return _SECRET.sub(replace, text)
 
 

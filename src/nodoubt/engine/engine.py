@@ -157,7 +157,11 @@ class Engine:
 
     async def in_doubt(self) -> list[Doubt]:
         """Everything that is prepared or decided and not finished, and not at work in this process. Touches nothing."""
-        return (await self._settler.look()).waiting
+        return (await self.look()).waiting
+
+    async def look(self) -> SettleReport:
+        """What is in doubt (``waiting``), and the nodes that could not be asked (``unreachable``). Touches nothing."""
+        return await self._settler.look()
 
     async def outcome(self, gid: str) -> Outcome:
         """What became of a transaction, of this process or any other, as long as its decision is retained."""

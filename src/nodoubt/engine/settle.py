@@ -12,7 +12,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from nodoubt.engine.performer import Adopted, Performer, Watch
@@ -120,7 +120,14 @@ class Settler:
         """What is in doubt, without touching it: homes are read, not probed."""
         report = SettleReport()
         cases = await self._look(report, 0, (), probing=False)
-        report.waiting = [doubt for case in cases.values() for doubt in case.doubts]
+        report.waiting = [
+            # Nothing was inserted by looking: the verdict is what settling would find.
+            replace(doubt, case="undecided", why="home holds no decision: settling aborts it there and rolls it back")
+            if case.says is HomeSays.FRESH and case.verdicts[doubt.branch].action is Action.ROLL_BACK
+            else doubt
+            for case in cases.values()
+            for doubt in case.doubts
+        ]
         return report
 
     async def _look(
@@ -227,6 +234,9 @@ class Settler:
     def _judge(self, case: _Case, age: Age, report: SettleReport) -> None:
         """Find each branch's verdict."""
         nodes = {number: node for number, (node, _) in case.prepared.items()} | dict(case.participants)
+        if case.says is HomeSays.BROKEN and not nodes:
+            # Nobody can tell which branches it binds; it is shown as home's own (recovery rule 16).
+            nodes, case.absent[0] = {0: case.home}, NodeSays.ABSENT
         for number, node in sorted(nodes.items()):
             says = NodeSays.PREPARED if number in case.prepared else case.absent.get(number, NodeSays.SILENT)
             found = verdict(case.says, says, Whose.OURS, age)

@@ -99,23 +99,33 @@ class Listing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionRow:
-    """A row of home's table of decisions. ``participants`` maps branch numbers to nodes."""
+    """A row of home's table of decisions. ``participants`` maps branch numbers to nodes.
+
+    Of a row that cannot be read, ``raw`` has the texts of its decision and participants, and ``participants`` what could
+    be read of them.
+    """
 
     gid: str
     says: HomeSays
     participants: Mapping[int, str] = field(default_factory=dict)
     age_s: float = 0.0
     reason: str = ""
+    raw: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One line of ``nodoubt doctor``. ``level`` is ``ok``, ``warning`` or ``error``; ``fix`` says what to do."""
+    """One line of ``nodoubt doctor``. ``level`` is ``ok``, ``warning`` or ``error``; ``fix`` says what to do.
+
+    ``fact`` is the bare fact behind the text, for whoever can compare it: of ``identity`` the random id, of ``clock`` the
+    node's seconds since 1970, of ``prepared`` how many branches can still be prepared.
+    """
 
     check: str
     level: str
     text: str
     fix: str = ""
+    fact: str | int | float | None = None
 
 
 class Branch(Protocol):
@@ -186,7 +196,10 @@ class Node(Protocol):
         """As home: read decisions without inserting anything. Raises NodeUnavailable."""
 
     async def unfinished(self, limit: int) -> Sequence[DecisionRow]:
-        """As home: the oldest committed decisions that are not complete. Raises NodeUnavailable."""
+        """As home: the oldest decisions that are neither complete nor aborted: those that cannot be read, too.
+
+        Raises NodeUnavailable.
+        """
 
     async def complete(self, gids: Sequence[str]) -> None:
         """As home: mark decisions complete, forced to disk. Raises NodeUnavailable."""
@@ -201,7 +214,10 @@ class Node(Protocol):
         """
 
     async def resolve(self, gid: str, *, commit: bool, reason: str) -> HomeSays:
-        """As home: insert a decision by a person's order unless there is one; returns what stands. Raises NodeUnavailable."""
+        """As home: write a decision by a person's order, forced to disk; returns what stands. Raises NodeUnavailable.
+
+        A decision that can be read is left as it is. One that cannot is replaced, and its text kept in the reason.
+        """
 
     async def inspect(self) -> Sequence[Finding]:
         """Look at everything that ``nodoubt doctor`` reports of this node; never raises for what it finds."""

@@ -78,8 +78,6 @@ class Dialect(Protocol):
     #: The tag that a text of ours must answer with, or "" where any answer without an error is success.
     prepared_tag: str
     decided_tag: str
-    #: Asks for the server's time in seconds since 1970.
-    clock: str
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         """Make a new session fit for branches."""
@@ -130,7 +128,7 @@ class Dialect(Protocol):
         """Read decisions."""
 
     async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
-        """Read committed decisions that are not complete, oldest first."""
+        """Read decisions that are neither complete nor aborted, oldest first; those that cannot be read, too."""
 
     def complete(self, gids: Sequence[str]) -> str:
         """Mark decisions complete."""
@@ -143,6 +141,9 @@ class Dialect(Protocol):
 
     def resolve(self, gid: str, *, commit: bool, reason: str) -> str:
         """Insert a decision by a person's order unless there is one."""
+
+    def replace_broken(self, row: DecisionRow, *, commit: bool, reason: str) -> str:
+        """Put a decision by a person's order in the place of a row that cannot be read and is still what it was."""
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
         """Raise ConfigError unless this database is installed and says that it is this node."""

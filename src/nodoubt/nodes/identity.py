@@ -26,6 +26,16 @@ def check_identity(found: Identity | None, name: str, domain: str) -> None:
     """Raise ConfigError unless the database is installed, current, and is the node that it is configured as."""
     if found is None:
         raise ConfigError(f"node {name!r}: nodoubt's tables are missing", hint="run `nodoubt init`")
+    check_migratable(found, name, domain)
+    if found.schema_version < SCHEMA_VERSION:
+        raise ConfigError(
+            f"node {name!r}: its tables have schema {found.schema_version}, this nodoubt needs {SCHEMA_VERSION}",
+            hint="run `nodoubt init`: it migrates forward",
+        )
+
+
+def check_migratable(found: Identity, name: str, domain: str) -> None:
+    """Raise ConfigError unless the database is the node that it is configured as, and not newer than this nodoubt."""
     if found.domain != domain:
         raise ConfigError(
             f"node {name!r} reached a database of domain {found.domain!r}, not {domain!r}",
@@ -40,9 +50,4 @@ def check_identity(found: Identity | None, name: str, domain: str) -> None:
         raise ConfigError(
             f"node {name!r}: its tables have schema {found.schema_version}, this nodoubt knows {SCHEMA_VERSION}",
             hint="upgrade nodoubt on this machine",
-        )
-    if found.schema_version < SCHEMA_VERSION:
-        raise ConfigError(
-            f"node {name!r}: its tables have schema {found.schema_version}, this nodoubt needs {SCHEMA_VERSION}",
-            hint="run `nodoubt init`: it migrates forward",
         )

@@ -283,6 +283,15 @@ class MariaDB:
             f" VALUES ({literal(gid)},'{decision}','{{}}',{literal(reason)}) ON DUPLICATE KEY UPDATE probes = probes + 1"
         )
 
+    def replace_broken(self, row: DecisionRow, *, commit: bool, reason: str) -> str:
+        decision, participants = row.raw or ("", "")
+        became = "committed" if commit else "aborted"
+        return (
+            f"UPDATE {self._schema}nodoubt_decision SET decision = '{became}',"
+            f" participants = {literal(participants_json(row.participants))}, reason = {literal(reason)}"
+            f" WHERE gid = {literal(row.gid)} AND {_is('decision', decision)} AND {_is('participants', participants)}"
+        )
+
     async def identity(self, session: Session) -> Identity | None:
         """The identity row; None where our tables were never made. Raises ConfigError."""
         await self.learn(session)
@@ -346,3 +355,8 @@ def _branch_id(row: Row) -> BranchId | None:
         return None
     text = raw.decode("ascii")
     return parse_xa(text[:gtrid_length], text[gtrid_length:])
+
+
+def _is(column: str, text: str) -> str:
+    """Compare by bytes: nobody knows what stands in a row that cannot be read."""
+    return f"CAST({column} AS BINARY) = x'{text.encode().hex()}'"

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
 from nodoubt.nodes.dialect import NodeSettings, Session
 from nodoubt.nodes.failures import StatementFailed
-from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
+from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable
+from nodoubt.nodes.postgresql_inspect import inspect
 from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
 from nodoubt.protocol.ids import BranchId, parse_text
@@ -52,7 +53,9 @@ LOCK_NOT_AVAILABLE = "55P03"
 #: 57 operator intervention (shutdown, cancelled); the appendix on error codes.
 _RETRYABLE_CLASSES = ("40", "53", "55", "57")
 
-DDL = """\
+#: The steps from each schema to the next; a fresh database takes them all. A step that was released never changes.
+MIGRATIONS = {
+    1: """\
 CREATE SCHEMA IF NOT EXISTS nodoubt;
 CREATE TABLE IF NOT EXISTS nodoubt.node (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -66,11 +69,14 @@ CREATE TABLE IF NOT EXISTS nodoubt.decision (
     decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     reason text NOT NULL DEFAULT ''
 );
-CREATE INDEX IF NOT EXISTS decision_unfinished ON nodoubt.decision (gid) WHERE NOT complete AND decision = 'committed';
+CREATE INDEX IF NOT EXISTS decision_unfinished ON nodoubt.decision (gid) WHERE NOT complete AND decision <> 'aborted';
 CREATE TABLE IF NOT EXISTS nodoubt.branch (
     gid text COLLATE "C" NOT NULL, branch integer NOT NULL, PRIMARY KEY (gid, branch)
 );
-"""
+""",
+}
+#: Two `nodoubt init` of one database take turns ("nodoubt" in ASCII).
+_INSTALL_LOCK = 0x6E6F646F756274
 
 
 _SELECT = (
@@ -87,7 +93,6 @@ class PostgreSQL:
     rules = RULES
     prepared_tag = "PREPARE TRANSACTION"
     decided_tag = "COMMIT"
-    clock = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         limit_ms = int(settings.session_limit_s * 1000)
@@ -189,7 +194,7 @@ class PostgreSQL:
 
     async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
         rows = await session.query(
-            f"{_SELECT} WHERE NOT complete AND decision = 'committed' ORDER BY gid LIMIT {int(limit)}"
+            f"{_SELECT} WHERE NOT complete AND decision <> 'aborted' ORDER BY gid LIMIT {int(limit)}"
         )
         return [decision_row(*row) for row in rows]
 
@@ -217,6 +222,16 @@ class PostgreSQL:
             f" VALUES ({literal(gid)}, '{decision}', {literal(reason)}) ON CONFLICT DO NOTHING;COMMIT"
         )
 
+    def replace_broken(self, row: DecisionRow, *, commit: bool, reason: str) -> str:
+        decision, participants = row.raw or ("", "")
+        became = "committed" if commit else "aborted"
+        return (
+            "BEGIN;SET LOCAL synchronous_commit = on;UPDATE nodoubt.decision"
+            f" SET decision = '{became}', participants = {literal(participants_json(row.participants))},"
+            f" reason = {literal(reason)} WHERE gid = {literal(row.gid)}"
+            f" AND {_is('decision', decision)} AND {_is('participants', participants)};COMMIT"
+        )
+
     async def identity(self, session: Session) -> Identity | None:
         """The identity row; None where our tables were never made."""
         ((installed,),) = await session.query("SELECT to_regclass('nodoubt.node') IS NOT NULL")
@@ -229,24 +244,28 @@ class PostgreSQL:
         check_identity(await self.identity(session), name, domain)
 
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
-        return await inspect(self, session, name, domain)
+        return await inspect(self.identity, session, name, domain)
 
     def home_refusal(self, findings: Sequence[Finding]) -> str:
         return "; ".join(f.text for f in findings if f.check == "durable" and f.level == "error")
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
+        await session.command(f"BEGIN;SELECT pg_advisory_xact_lock({_INSTALL_LOCK})")
         found = await self.identity(session)
-        if found is not None:
-            check_identity(found, name, domain)
-            return f"{name}: already installed, schema {found.schema_version}"
-        await session.command(f"BEGIN;{self._install(name, domain, random)};COMMIT")
-        return f"{name}: installed, schema {SCHEMA_VERSION}"
+        if found is None:
+            await session.command(f"{_steps_from(0)}{self._identify(name, domain, literal(random))};COMMIT")
+            return f"installed, schema {SCHEMA_VERSION}"
+        check_migratable(found, name, domain)
+        if found.schema_version == SCHEMA_VERSION:
+            await session.command("COMMIT")
+            return f"already installed, schema {SCHEMA_VERSION}"
+        await session.command(
+            f"{_steps_from(found.schema_version)}UPDATE nodoubt.node SET schema_version = {SCHEMA_VERSION};COMMIT"
+        )
+        return f"migrated from schema {found.schema_version} to {SCHEMA_VERSION}"
 
     def ddl(self, name: str, domain: str) -> str:
-        return f"{DDL}{self._identify(name, domain, 'md5(random()::text)')};\n"
-
-    def _install(self, name: str, domain: str, random: str) -> str:
-        return DDL + self._identify(name, domain, literal(random))
+        return f"{_steps_from(0)}{self._identify(name, domain, 'md5(random()::text)')};\n"
 
     def _identify(self, name: str, domain: str, random: str) -> str:
         return (
@@ -255,17 +274,10 @@ class PostgreSQL:
         )
 
 
-async def inspect(dialect: PostgreSQL, session: Session, name: str, domain: str) -> Sequence[Finding]:
-    """See ``nodoubt doctor``."""
-    findings = []
-    ((fsync,),) = await session.query("SELECT current_setting('fsync')")
-    if fsync != "on":
-        findings.append(
-            Finding(
-                check="durable",
-                level="error",
-                text="fsync is off: a commit may be lost when the machine stops",
-                fix="set fsync = on in postgresql.conf and reload; until then the node is refused as home",
-            )
-        )
-    return findings
+def _steps_from(version: int) -> str:
+    return "".join(MIGRATIONS[step] for step in range(version + 1, SCHEMA_VERSION + 1))
+
+
+def _is(column: str, text: str) -> str:
+    """Compare by bytes: nobody knows what stands in a row that cannot be read."""
+    return f"convert_to({column}, 'UTF8') = decode('{text.encode().hex()}', 'hex')"

@@ -16,8 +16,10 @@ from nodoubt.errors import NodeUnavailable, NodoubtError
 from nodoubt.nodes.contract import YES, Answer, DecisionRow, Ended, Finding, Listing, Said
 from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.findings import compared
 from nodoubt.nodes.guard import Guard, shorten
 from nodoubt.nodes.pool import Pool
+from nodoubt.nodes.texts import unreadable_reason
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, token
 from nodoubt.protocol.verdicts import HomeSays
@@ -26,8 +28,6 @@ logger = logging.getLogger("nodoubt")
 
 #: No step of recovery takes longer, or its session is cut off and the step is tried again in a later round.
 SERVICE_S_MAX = 30.0
-#: Clocks decide only when to try, so it takes a large difference to be worth a word.
-CLOCKS_APART_S_MAX = 5.0
 #: How often a branch is finished again within one call after the session that it was attached to was ended.
 FINISHES_MAX = 3
 
@@ -218,10 +218,12 @@ class SqlNode:
         return count
 
     async def resolve(self, gid: str, *, commit: bool, reason: str) -> HomeSays:
-        await self._serve(
-            "take a resolution",
-            lambda session: session.command(self.dialect.resolve(gid, commit=commit, reason=reason)),
-        )
+        row = (await self.decisions([gid])).get(gid)
+        if row is not None and row.raw is not None:
+            text = self.dialect.replace_broken(row, commit=commit, reason=unreadable_reason(reason, row.raw))
+        else:
+            text = self.dialect.resolve(gid, commit=commit, reason=reason)
+        await self._serve("take a resolution", lambda session: session.command(text))
         return (await self.decisions([gid]))[gid].says
 
     async def inspect(self) -> Sequence[Finding]:
@@ -230,15 +232,9 @@ class SqlNode:
         except NodoubtError as error:
             return [Finding(check="reachable", level="error", text=error.message, fix=error.hint)]
         try:
-            findings = list(await self.dialect.inspect(session, self.name, self.domain))
-            ((server_s,),) = await session.query(self.dialect.clock)
-            ahead_s = float(server_s) - self._world.unix_ms() / 1000
-            if abs(ahead_s) > CLOCKS_APART_S_MAX:
-                text = (
-                    f"the server's clock is {ahead_s:+.0f} s from this machine's: settling tries too early or too late"
-                )
-                findings.append(Finding(check="clock", level="warning", text=text, fix="run NTP on both"))
-            return findings
+            findings = await self.dialect.inspect(session, self.name, self.domain)
+            now_s, pool_size = self._world.unix_ms() / 1000, self._settings.pool_size
+            return [compared(finding, now_s=now_s, pool_size=pool_size) for finding in findings]
         except (ConnectionLost, StatementFailed) as error:
             return [Finding(check="reachable", level="error", text=f"lost while looking: {error}")]
         finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from nodoubt.nodes.contract import DecisionRow
 from nodoubt.protocol.ids import BRANCHES_MAX
@@ -33,12 +34,13 @@ def decision_row(
     gid: str, decision: str, participants: str, complete: bool | int, age_s: float, reason: str
 ) -> DecisionRow:
     """Read a row; one that cannot be read is ``BROKEN`` and stops nothing else (recovery rule 16)."""
+    broken = DecisionRow(gid=gid, says=HomeSays.BROKEN, age_s=float(age_s), raw=(decision, participants))
     try:
         bound = {int(branch): str(node) for branch, node in json.loads(participants).items()}
         if not all(0 <= branch < BRANCHES_MAX for branch in bound):
             raise ValueError(participants)
     except (ValueError, AttributeError, TypeError):
-        return DecisionRow(gid=gid, says=HomeSays.BROKEN, age_s=float(age_s), reason=f"participants {participants!r}")
+        return replace(broken, reason=f"participants {participants!r}")
     match decision, bool(complete):
         case "committed", True:
             says = HomeSays.COMPLETE
@@ -47,5 +49,10 @@ def decision_row(
         case "aborted", _:
             says = HomeSays.ABORTED
         case _:
-            return DecisionRow(gid=gid, says=HomeSays.BROKEN, age_s=float(age_s), reason=f"decision {decision!r}")
+            return replace(broken, participants=bound, reason=f"decision {decision!r}")
     return DecisionRow(gid=gid, says=says, participants=bound, age_s=float(age_s), reason=reason)
+
+
+def unreadable_reason(reason: str, raw: tuple[str, str]) -> str:
+    """A person's reason, with what stood in the row that it replaces."""
+    return f"{reason} (instead of an unreadable row: decision {raw[0]!r}, participants {raw[1]!r})"
