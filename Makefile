@@ -23,8 +23,8 @@ servers: ## install PostgreSQL and MariaDB where they are missing (Debian, as ro
 	{ command -v mariadbd && command -v mariadb-install-db; } >/dev/null || missing+=(mariadb-server); \
 	[ $${#missing[@]} -eq 0 ] || { $(call apt_install,$${missing[*]}); }
 
-demo: .venv/.demo ## show a transaction surviving a crash; needs no server
-	@$(BIN)/nodoubt demo
+demo: .venv/.demo ## kill the workers of a bank and count the money; needs no server
+	@$(BIN)/nodoubt demo $(ARGS)
 
 test: servers venv ## run all tests, on real servers of their own; ARGS="…" goes to pytest
 	@$(BIN)/python -m pytest $(ARGS)

@@ -26,7 +26,7 @@ LEVELS = (
     ("nodes",),
     ("engine",),
     ("sim", "testing", "server", "integrations"),
-    ("bench",),  # a user of everything below
+    ("bench", "demo"),  # users of everything below
     ("cli",),  # starts everything else, and imports what it starts where it starts it
     ("__init__",),  # the public names
     ("__main__",),  # `python -m nodoubt`

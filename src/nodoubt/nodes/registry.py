@@ -52,6 +52,16 @@ def make_node(name: str, domain: str, settings: NodeSettings, world: World, *, a
     scheme = urlsplit(settings.url).scheme
     if scheme == "sqlite":
         return _sqlite(name, domain, settings, world)
+    dialect, driver, settings = make_driver(name, settings, asynchronous=asynchronous)
+    return SqlNode(name, domain, dialect=dialect, driver=driver, world=world, settings=settings)
+
+
+def make_driver(name: str, settings: NodeSettings, *, asynchronous: bool) -> tuple[Dialect, Driver, NodeSettings]:
+    """Make what connects to the server that a URL names, without a node around it; with the settings as the driver reads them.
+
+    Raises as :func:`make_node` does.
+    """
+    scheme = urlsplit(settings.url).scheme
     kind = _SAME.get(scheme, scheme)
     choices = _ASYNC if asynchronous else _SYNC
     choice = choices.get(kind)
@@ -62,11 +72,10 @@ def make_node(name: str, domain: str, settings: NodeSettings, world: World, *, a
             hint=f"known are {', '.join([*choices, 'sqlite'])}",
         )
     driver: Driver = _load(choice, name)
+    plain = kind.partition("+")[0]
     # Drivers know the plain scheme alone.
-    settings = replace(settings, url=settings.url.replace(scheme, kind.partition("+")[0], 1))
-    return SqlNode(
-        name, domain, dialect=_DIALECTS[kind.partition("+")[0]](), driver=driver, world=world, settings=settings
-    )
+    settings = replace(settings, url=settings.url.replace(scheme, plain, 1))
+    return _DIALECTS[plain](), driver, settings
 
 
 def _sqlite(name: str, domain: str, settings: NodeSettings, world: World) -> Node:
