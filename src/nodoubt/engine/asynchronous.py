@@ -65,10 +65,10 @@ class AsyncTransaction:
             await _to_its_end(self._work.roll_back(f"{type(error).__name__}: {error}"))
             if isinstance(error, NodoubtError):
                 error.outcome = self.outcome
-            if self._interrupted and isinstance(error, asyncio.CancelledError) and self._task is not None:
-                # Our own interrupt, as asyncio.timeout does it; somebody else's cancellation goes on.
-                if self._task.uncancel() == 0:
-                    raise self._work.timed_out() from error
+            task = self._task if self._interrupted and isinstance(error, asyncio.CancelledError) else None
+            # Our own interrupt becomes the time-out, as in asyncio.timeout; somebody else's cancellation goes on.
+            if task is not None and task.uncancel() == 0:
+                raise self._work.timed_out() from error
             return
         if self.outcome.state == "unknown":
             await _to_its_end(self._work.commit())

@@ -17,7 +17,7 @@ from typing import Any
 
 from nodoubt.engine.engine import Settings
 from nodoubt.errors import ConfigError
-from nodoubt.nodes.sql import NodeSettings
+from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.protocol.ids import check_name
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -86,7 +86,7 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _node(name: str, value: Any) -> NodeSettings:
-    table = {"url": value} if isinstance(value, str) else value
+    table: Any = {"url": value} if isinstance(value, str) else value
     if not isinstance(table, Mapping) or not isinstance(table.get("url"), str):
         raise ConfigError(
             f"node {name!r} has no url", hint=f'write {name} = "postgresql://…" or {name} = {{ url = "…" }}'

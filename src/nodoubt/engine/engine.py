@@ -183,9 +183,12 @@ class Engine:
         for node in self.nodes.values():
             if node.capabilities.home:
                 try:
-                    rows.update({node.name: row for row in (await node.decisions([gid])).values()})
+                    found = await node.decisions([gid])
                 except NodoubtError:
                     silent.append(node.name)
+                    continue
+                if gid in found:
+                    rows[node.name] = found[gid]
         return rows, silent
 
     async def purge(self) -> int:

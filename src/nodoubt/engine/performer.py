@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from nodoubt.errors import NodoubtError
 from nodoubt.nodes.contract import Answer, Branch, Ended, Node, Said
@@ -202,7 +202,7 @@ async def probe_one(home: Node | None, gid: str) -> HomeSays:
     return (await home.probe([gid])).get(gid, HomeSays.BROKEN) if home else HomeSays.STRANGER
 
 
-_PERFORM: Mapping[type[m.Order], Callable[[Performer, m.Order], Awaitable[m.Fact | None]]] = {
+_PERFORM: Mapping[type[m.Order], Callable[[Performer, Any], Awaitable[m.Fact | None]]] = {
     m.Prepare: Performer._prepare,
     m.Release: Performer._release,
     m.Decide: Performer._decide,

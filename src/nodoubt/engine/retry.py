@@ -17,5 +17,5 @@ def may_retry(error: BaseException, outcome: Outcome) -> bool:
 
 def backoff_s(attempt: int, world: World) -> float:
     """Full jitter: a random time up to a bound that doubles with each attempt."""
-    bound = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2 ** (attempt - 1))
+    bound: float = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2.0 ** (attempt - 1))
     return bound * int.from_bytes(world.random(2), "big") / 0xFFFF

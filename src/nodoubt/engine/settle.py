@@ -158,8 +158,8 @@ class Settler:
         self._first_seen = {b.id: before.get(b.id, now) for branches in listed.values() for b in branches}
         return listed
 
-    def _seen(self, id: BranchId) -> float:
-        return self._world.now() - self._first_seen.get(id, self._world.now())
+    def _seen(self, branch: BranchId) -> float:
+        return self._world.now() - self._first_seen.get(branch, self._world.now())
 
     async def _add_unfinished(self, report: SettleReport, cases: dict[str, _Case]) -> None:
         homes = [
@@ -205,13 +205,12 @@ class Settler:
                 if branch not in case.prepared:
                     asked[node].append((case.gid, branch))
         for name, pairs in asked.items():
-            node = self._nodes.get(name)
             for first in range(0, len(pairs), BATCH):
                 batch = pairs[first : first + BATCH]
                 try:
-                    if node is None or name in report.unreachable:
+                    if name not in self._nodes or name in report.unreachable:
                         raise NodeUnavailable(f"node {name!r} is not configured or did not answer")
-                    there = await node.applied(batch)
+                    there = await self._nodes[name].applied(batch)
                 except NodoubtError as error:
                     report.unreachable.setdefault(name, error.message)
                     continue

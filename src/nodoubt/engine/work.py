@@ -81,8 +81,8 @@ class Work:
         await self._performer.tell(m.Enlisted(branch=number, node=name, read_only=read_only, home=is_home))
         if is_home:
             self._performer.home_is(node)
-        id = BranchId(domain=self._engine.domain, gid=self.gid, branch=number, home=self._home or name)
-        branch = await node.begin(id, read_only=read_only, is_home=is_home)
+        branch_id = BranchId(domain=self._engine.domain, gid=self.gid, branch=number, home=self._home or name)
+        branch = await node.begin(branch_id, read_only=read_only, is_home=is_home)
         self._performer.add(number, branch)
         self._branches.append(branch)
         if self.expired:

@@ -193,11 +193,8 @@ class ThreadWorld(_Clock):
         self._closed.wait(seconds)
 
     async def together(self, steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        first, *others = [*steps] or [None]
-        if first is None:
-            return []
-        futures = [self._executor.submit(run_now, step) for step in others]
-        return [run_now(first), *(future.result() for future in futures)]
+        others = [self._executor.submit(run_now, step) for step in steps[1:]]
+        return [*(run_now(step) for step in steps[:1]), *(other.result() for other in others)]
 
     async def aside(self, call: Callable[[], T]) -> T:
         return call()

@@ -9,9 +9,9 @@ import asyncpg
 from asyncpg.transaction import Transaction
 
 from nodoubt.errors import ConfigError, NodeUnavailable
+from nodoubt.nodes.dialect import NodeSettings, Row
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
-from nodoubt.nodes.sql import NodeSettings, Row
 
 _Connection = asyncpg.Connection
 _MINE = "the connection belongs to nodoubt for as long as it is open"
@@ -27,7 +27,8 @@ class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
 
     async def execute(self, query: str, *args: Any, **options: Any) -> str:
         with self.guard.statement(query):
-            return await _Connection.execute(self, query, *args, **options)
+            tag: str = await _Connection.execute(self, query, *args, **options)
+        return tag
 
     async def executemany(self, command: str, args: Any, **options: Any) -> Any:
         with self.guard.statement(command):

@@ -134,8 +134,8 @@ class BranchConnection:
         object.__setattr__(self, "_guard", guard)
         object.__setattr__(self, "_refused", refused)
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
         return type(self._raw)
 
     def __getattr__(self, name: str) -> Any:

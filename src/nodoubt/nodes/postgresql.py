@@ -14,9 +14,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
+from nodoubt.nodes.dialect import NodeSettings, Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
-from nodoubt.nodes.sql import NodeSettings, Session
 from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
 from nodoubt.protocol.ids import BranchId, parse_text
@@ -142,8 +142,8 @@ class PostgreSQL:
             "SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 FROM pg_prepared_xacts"
             " WHERE database = current_database()"
         )
-        branches = [(parse_text(gid), age_s) for gid, age_s in rows]
-        ours = [PreparedBranch(id=id, age_s=age_s) for id, age_s in branches if id is not None and id.domain == domain]
+        read = [(parse_text(gid), age_s) for gid, age_s in rows]
+        ours = [PreparedBranch(id=found, age_s=age_s) for found, age_s in read if found and found.domain == domain]
         return Listing(ours=tuple(ours), foreign=len(rows) - len(ours))
 
     async def end_owner(self, session: Session, branch: BranchId, handle: str) -> bool:
@@ -257,9 +257,7 @@ class PostgreSQL:
 async def inspect(dialect: PostgreSQL, session: Session, name: str, domain: str) -> Sequence[Finding]:
     """See ``nodoubt doctor``."""
     findings = []
-    ((fsync, full_page_writes),) = await session.query(
-        "SELECT current_setting('fsync'), current_setting('full_page_writes')"
-    )
+    ((fsync,),) = await session.query("SELECT current_setting('fsync')")
     if fsync != "on":
         findings.append(
             Finding(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Node
+from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings
 from nodoubt.nodes.postgresql import PostgreSQL
-from nodoubt.nodes.sql import Dialect, Driver, NodeSettings, SqlNode
+from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.world import World
 
 
@@ -46,8 +48,9 @@ def make_node(name: str, domain: str, settings: NodeSettings, world: World, *, a
     choices = _ASYNC if asynchronous else _SYNC
     choice = choices.get(kind)
     if choice is None:
+        world_kind = "asynchronous" if asynchronous else "synchronous"
         raise ConfigError(
-            f"node {name!r}: no {'asynchronous' if asynchronous else 'synchronous'} driver for {scheme + '://' if scheme else 'a URL without a scheme'}",
+            f"node {name!r}: no {world_kind} driver for {scheme or 'a URL without a scheme'!r}",
             hint=f"known are {', '.join([*choices, 'sqlite'])}",
         )
     driver: Driver = _load(choice, name)
@@ -62,7 +65,7 @@ def _sqlite(name: str, domain: str, settings: NodeSettings, world: World) -> Nod
     return node
 
 
-def _load(choice: _Choice, node: str, *arguments: object) -> object:
+def _load(choice: _Choice, node: str, *arguments: object) -> Any:
     try:
         module = importlib.import_module(f"nodoubt.nodes.{choice.module}")
     except ModuleNotFoundError as error:

@@ -93,7 +93,10 @@ class BranchId:
 def parse_text(text: str) -> BranchId | None:
     """Read :meth:`BranchId.text` back; None if the text is not ours to the letter."""
     parts = text.split(".")
-    return _branch_id(*parts, "") if len(parts) == 5 else None
+    if len(parts) != 5:
+        return None
+    prefix, domain, gid, branch, home = parts
+    return _branch_id(prefix, domain, gid, branch, home, "")
 
 
 def parse_xa(gtrid: str, bqual: str) -> BranchId | None:

@@ -48,7 +48,7 @@ class Transaction:
         last = max(branches, default=-1)
         for number in range(last + 1):
             self.nodes.append(branches.get(number, ""))
-            self.read_only.append(False)
+            self.read_only.append(number not in branches)
             self.branches.append(BranchState.PREPARED if number in branches else BranchState.RELEASED)
         self.phase = Phase.PROBING
         self.probed = True

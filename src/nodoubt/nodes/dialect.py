@@ -1,0 +1,158 @@
+"""What a database server's adapter is made of: a dialect (knowledge) and a driver (carriage). Protocols and settings only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing
+from nodoubt.nodes.failures import StatementFailed
+from nodoubt.nodes.guard import BranchConnection, Guard
+from nodoubt.nodes.statements import Rules
+from nodoubt.protocol.ids import BranchId
+from nodoubt.protocol.verdicts import HomeSays
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What can be set for one node. Times are in seconds."""
+
+    url: str
+    #: Connections for transactions of this process, at most.
+    pool_size: int = 20
+    #: How long a transaction waits for one of them.
+    acquire_timeout_s: float = 10.0
+    connect_timeout_s: float = 5.0
+    #: Further connections for recovery, so that a full pool cannot keep branches in doubt.
+    settle_connections: int = 8
+    #: How long a probe waits for a committer that holds the key.
+    lock_timeout_s: float = 2.0
+    #: The server ends our sessions that idle in a transaction for longer: no zombie can outlive its tombstone.
+    session_limit_s: float = 600.0
+    #: Driver options that the URL cannot carry.
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """One connection of a driver, as a node needs it. Raises only StatementFailed and ConnectionLost."""
+
+    token: str
+    #: What the dialect must know to end this session from another one.
+    handle: str
+
+    async def command(self, sql: str) -> str:
+        """Send a text of one or more statements in one packet; return the tag of the last. No guard looks at it."""
+
+    async def query(self, sql: str) -> Sequence[Row]:
+        """Send one statement and fetch its rows."""
+
+    def bind(self, guard: Guard) -> BranchConnection:
+        """Open the connection to a user under a guard."""
+
+    def unbind(self) -> None:
+        """Take it away again."""
+
+    def abandon(self) -> None:
+        """Cut the connection without waiting; callable from any thread, also while a command runs."""
+
+    async def close(self) -> None:
+        """Say goodbye to the server."""
+
+
+class Driver(Protocol):
+    """Makes sessions."""
+
+    async def connect(self, settings: NodeSettings) -> Session:
+        """Raises NodeUnavailable (retryable) or ConfigError (wrong password, no such database)."""
+
+
+class Dialect(Protocol):
+    """What is particular to a kind of database. Methods return texts; those with ``session`` carry them out."""
+
+    kind: str
+    capabilities: Capabilities
+    rules: Rules
+    #: The tag that a text of ours must answer with, or "" where any answer without an error is success.
+    prepared_tag: str
+    decided_tag: str
+
+    async def set_up(self, session: Session, settings: NodeSettings) -> None:
+        """Make a new session fit for branches."""
+
+    def begin(self, branch: BranchId, *, read_only: bool) -> str:
+        """Open a branch."""
+
+    def release(self) -> str:
+        """Commit a read-only branch."""
+
+    def prepare(self, branch: BranchId) -> str:
+        """Leave the evidence and promise."""
+
+    def decide(self, branch: BranchId, participants: Mapping[int, str]) -> str:
+        """Insert the decision and commit, in one packet."""
+
+    def finish(self, branch: BranchId, *, commit: bool) -> str:
+        """Commit or roll back a prepared branch."""
+
+    def is_conflict(self, failure: StatementFailed) -> bool:
+        """Whether the decision's key exists already."""
+
+    def is_retryable(self, failure: StatementFailed) -> bool:
+        """Whether the same work may succeed when it is done again."""
+
+    def is_missing(self, failure: StatementFailed) -> bool:
+        """Whether ``finish`` said that there is no such branch; which proves nothing by itself."""
+
+    def is_locked(self, failure: StatementFailed) -> bool:
+        """Whether a probe waited too long for somebody who holds the key."""
+
+    async def undo(self, session: Session, branch: BranchId) -> bool:
+        """Roll back the open branch; whether the session is clean afterwards."""
+
+    async def prepared(self, session: Session, domain: str) -> Listing:
+        """List prepared branches."""
+
+    async def end_owner(self, session: Session, branch: BranchId, handle: str) -> bool:
+        """End the session that prepared, or may still prepare, a branch; whether it is known to be gone."""
+
+    async def applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Which evidence is here."""
+
+    async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
+        """Insert missing tombstones, read all, forced to disk. Raises StatementFailed when a key stayed locked."""
+
+    async def decisions(self, session: Session, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
+        """Read decisions."""
+
+    async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
+        """Read committed decisions that are not complete, oldest first."""
+
+    def complete(self, gids: Sequence[str]) -> str:
+        """Mark decisions complete."""
+
+    def drop_evidence(self, gids: Sequence[str]) -> str:
+        """Delete evidence."""
+
+    async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
+        """Delete old complete rows and tombstones."""
+
+    def resolve(self, gid: str, *, commit: bool, reason: str) -> str:
+        """Insert a decision by a person's order unless there is one."""
+
+    async def check_identity(self, session: Session, name: str, domain: str) -> None:
+        """Raise ConfigError unless this database is installed and says that it is this node."""
+
+    async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
+        """Look at versions, settings, privileges, identity."""
+
+    def home_refusal(self, findings: Sequence[Finding]) -> str:
+        """Why the server cannot be home, by its findings; "" if it can."""
+
+    async def install(self, session: Session, name: str, domain: str, random: str) -> str:
+        """Create or migrate tables, write identity."""
+
+    def ddl(self, name: str, domain: str) -> str:
+        """The statements of ``install`` on an empty database."""
