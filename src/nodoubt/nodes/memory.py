@@ -17,11 +17,12 @@ from urllib.parse import urlsplit
 
 from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
+from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
 from nodoubt.nodes.memory_database import DUPLICATE, INJECTED, LOCKED, MISSING, Call, Lost, MemoryDatabase, Refused
-from nodoubt.nodes.sql import NodeSettings, Row, Session, SqlNode
+from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
 from nodoubt.nodes.texts import decision_row, participants_json
 from nodoubt.nodes.world import World
@@ -105,14 +106,12 @@ class MemorySession:
 
     async def call(self, name: str, steps: Steps) -> list[Any]:
         """Send a packet and wait for its answer. Raises Refused or Lost."""
-        if self._is_cut or not self.database.is_open(self.number):
-            raise Lost(f"session {self.number} has ended")
+        self._check(name)
         pending = self.database.send(Call(session=self.number, name=name, steps=steps))
         until = self._world.now() + self._lock_timeout_s
         try:
             while True:
-                if self._is_cut or not self.database.is_open(self.number):
-                    raise Lost(f"session {self.number} was lost during {name!r}")
+                self._check(name)
                 if pending.is_answered:
                     break
                 await self._world.sleep(WAIT_STEP_S)
@@ -127,6 +126,10 @@ class MemorySession:
         if pending.refused is not None:
             raise pending.refused
         return pending.results
+
+    def _check(self, name: str) -> None:
+        if self._is_cut or not self.database.is_open(self.number):
+            raise Lost(f"session {self.number} has ended: {name!r} has no answer")
 
     async def _send(self, text: str) -> list[Any]:
         name, *words = text.split(" ")
@@ -173,10 +176,10 @@ def _row(database: MemoryDatabase, decision: str, participants: str, *, complete
     return [decision, participants, complete, database.clock(), reason]
 
 
-def _prepare(database: MemoryDatabase, id: str) -> Steps:
-    branch = parse_text(id)
-    key = f"{branch.gid} {branch.branch}" if branch else id
-    return ("put", BRANCH, key, True), ("prepare", id)
+def _prepare(database: MemoryDatabase, name: str) -> Steps:
+    branch = parse_text(name)
+    key = f"{branch.gid} {branch.branch}" if branch else name
+    return ("put", BRANCH, key, True), ("prepare", name)
 
 
 def _alone(*steps: tuple[Any, ...]) -> Steps:
@@ -227,7 +230,7 @@ _PACKETS: Mapping[str, Callable[..., Steps]] = {
         ("insert", DECISION, gid, _row(db, "committed", participants, complete=participants == "{}")),
         ("commit",),
     ),
-    "finish": lambda _, id, decision: (("finish", id, decision == "committed"),),
+    "finish": lambda _, name, decision: (("finish", name, decision == "committed"),),
     "now": lambda _: (("now",),),
     "list": lambda _: (("list",),),
     "rows": lambda _, table: (("rows", table),),
@@ -290,11 +293,15 @@ class MemoryDialect:
 
     async def prepared(self, session: Session, domain: str) -> Listing:
         listed = [(parse_text(name), age_s) for name, age_s in await session.query("list")]
-        ours = [PreparedBranch(id=id, age_s=age_s) for id, age_s in listed if id is not None and id.domain == domain]
+        ours = [
+            PreparedBranch(id=branch, age_s=age_s)
+            for branch, age_s in listed
+            if branch is not None and branch.domain == domain
+        ]
         return Listing(ours=tuple(ours), foreign=len(listed) - len(ours))
 
     async def end_owner(self, session: Session, branch: BranchId, handle: str) -> bool:
-        return not handle or await session.command(f"end {handle}") == "True"
+        return handle == "" or await session.command(f"end {handle}") == "True"
 
     async def applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         there = {key for key, _ in await session.query(f"rows {BRANCH}")}
@@ -302,7 +309,7 @@ class MemoryDialect:
 
     async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
         # One key after the other, so that two probes of the same keys never wait for each other.
-        fresh = dict(await session.query(" ".join(["probe", *sorted(gids)])))
+        fresh: dict[str, bool] = dict(await session.query(" ".join(["probe", *sorted(gids)])))
         rows = await self.decisions(session, gids)
         return {gid: HomeSays.FRESH if fresh[gid] else row.says for gid, row in rows.items()}
 
@@ -337,11 +344,11 @@ class MemoryDialect:
         check_identity(await self._identity(session), name, domain)
 
     async def _identity(self, session: Session) -> Identity | None:
-        rows = dict(await session.query(f"rows {NODE}"))
+        rows: dict[str, tuple[str, ...]] = dict(await session.query(f"rows {NODE}"))
         if "identity" not in rows:
             return None
-        name, domain, id, version = rows["identity"]
-        return Identity(name, domain, id, int(version))
+        name, domain, random, version = rows["identity"]
+        return Identity(name, domain, random, int(version))
 
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return []
