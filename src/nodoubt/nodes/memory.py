@@ -52,6 +52,11 @@ class MemoryConnection:
         self._session = session
         self._guard = guard
 
+    @property
+    def session_number(self) -> int:
+        """The session's number in its database, for tests that end it there."""
+        return self._session.number
+
     async def get(self, table: str, key: str) -> Any:
         """The row, or None."""
         return await self._run("GET", ("get", table, key))

@@ -1,0 +1,156 @@
+"""How each adapter's database is spoken to, for the conformance suite: the adapter's own SQL and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from nodoubt.nodes.contract import Branch, Node
+from nodoubt.nodes.dialect import NodeSettings
+from nodoubt.nodes.memory import DECISION, MemoryDialect, MemoryNode, MemorySession
+from nodoubt.nodes.memory_database import Fate, MemoryDatabase
+from nodoubt.nodes.registry import make_node
+from nodoubt.testing.conformance import Harness
+from nodoubt.testing.conformance.harness import DOMAIN
+from nodoubt.testing.servers import Server
+
+
+class MemoryHarness(Harness):
+    """A database in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.database = MemoryDatabase(self.world.now)
+
+    def node(self, name: str = "here", domain: str = DOMAIN, **settings: Any) -> Node:
+        return MemoryNode(name, domain, NodeSettings(url="", **settings), self.world, self.database, self.dialect())
+
+    def dialect(self) -> MemoryDialect:
+        return MemoryDialect()
+
+    async def make_table(self) -> None:
+        pass
+
+    async def put(self, connection: Any, key: str, value: str) -> None:
+        await connection.put("fact", key, value)
+
+    async def get(self, connection: Any, key: str) -> str | None:
+        value: str | None = await connection.get("fact", key)
+        return value
+
+    async def fail(self, connection: Any) -> None:
+        await connection.insert("fact", "twice", "value")
+        await connection.insert("fact", "twice", "value")
+
+    async def savepoint(self, connection: Any, name: str) -> None:
+        await connection.savepoint(name)
+
+    async def rollback_to(self, connection: Any, name: str) -> None:
+        await connection.rollback_to(name)
+
+    async def commit(self, connection: Any) -> None:
+        await connection.commit()
+
+    async def hold_decision(self, connection: Any, gid: str) -> None:
+        await connection.insert(DECISION, gid, ["committed", "{}", True, self.world.now(), ""])
+
+    async def start_two(self, connection: Any) -> None:
+        self.database.faults = lambda call: Fate.HELD
+        self.world.later(0.05, self.database.deliver)
+        try:
+            await super().start_two(connection)
+        finally:
+            self.database.faults = lambda call: Fate.FINE
+
+    async def run_ddl(self, text: str) -> None:
+        session = MemorySession(self.database, self.world, NodeSettings(url=""))
+        await session.command(text)
+        await session.close()
+
+    async def cut(self, branch: Branch) -> None:
+        self.database.end(branch.connection.session_number)
+
+    async def restart(self) -> None:
+        self.database.stop()
+        self.database.start()
+
+
+class ServerHarness(Harness):
+    """What database servers have in common: a URL, the node of the registry, a server that can crash."""
+
+    def __init__(self, url: str, server: Server) -> None:
+        super().__init__()
+        self.url = url
+        self.server = server
+
+    def node(self, name: str = "here", domain: str = DOMAIN, **settings: Any) -> Node:
+        return make_node(
+            name, domain, NodeSettings(url=self.url, **settings), self.world, asynchronous=self.asynchronous
+        )
+
+    async def restart(self) -> None:
+        self.server.kill()
+        self.server.restart()
+
+
+class SqlHarness(ServerHarness):
+    """SQL that all servers read alike; subclasses carry it on a connection of their driver."""
+
+    UPSERT = "INSERT INTO fact VALUES ('{key}', '{value}') ON CONFLICT (name) DO UPDATE SET value = '{value}'"
+    DECISION = "nodoubt.decision"
+
+    async def execute(self, connection: Any, sql: str) -> list[Any]:
+        """Run one statement as a user would and fetch its rows."""
+        raise NotImplementedError
+
+    async def put(self, connection: Any, key: str, value: str) -> None:
+        await self.execute(connection, self.UPSERT.format(key=key, value=value))
+
+    async def get(self, connection: Any, key: str) -> str | None:
+        rows = await self.execute(connection, f"SELECT value FROM fact WHERE name = '{key}'")
+        return str(rows[0][0]) if rows else None
+
+    async def fail(self, connection: Any) -> None:
+        for _ in range(2):
+            await self.execute(connection, "INSERT INTO fact VALUES ('twice', 'value')")
+
+    async def savepoint(self, connection: Any, name: str) -> None:
+        await self.execute(connection, f"SAVEPOINT {name}")
+
+    async def rollback_to(self, connection: Any, name: str) -> None:
+        await self.execute(connection, f"ROLLBACK TO SAVEPOINT {name}")
+
+    async def commit(self, connection: Any) -> None:
+        await self.execute(connection, "COMMIT")
+
+    async def hold_decision(self, connection: Any, gid: str) -> None:
+        await self.execute(
+            connection, f"INSERT INTO {self.DECISION} (gid, decision, complete) VALUES ('{gid}', 'committed', true)"
+        )
+
+
+class PostgreSQLHarness(SqlHarness):
+    """PostgreSQL; an administrator's connection makes tables and ends sessions."""
+
+    def _administer(self, sql: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as administrator:
+            administrator.execute(sql.encode())
+
+    async def make_table(self) -> None:
+        self._administer("CREATE TABLE fact (name text PRIMARY KEY, value text)")
+
+    async def run_ddl(self, text: str) -> None:
+        self._administer(text)
+
+    async def cut(self, branch: Branch) -> None:
+        ((pid,),) = await self.execute(branch.connection, "SELECT pg_backend_pid()")
+        self._administer(f"SELECT pg_terminate_backend({pid}, 5000)")
+
+
+class AsyncpgHarness(PostgreSQLHarness):
+    """PostgreSQL by asyncpg."""
+
+    async def execute(self, connection: Any, sql: str) -> list[Any]:
+        rows: list[Any] = await connection.fetch(sql)
+        return rows
