@@ -63,6 +63,13 @@ class MemoryHarness(Harness):
         finally:
             self.database.faults = lambda call: Fate.FINE
 
+    async def pause(self) -> None:
+        self.database.faults = lambda call: Fate.HELD
+
+    async def resume(self) -> None:
+        self.database.faults = lambda call: Fate.FINE
+        self.database.deliver()
+
     async def run_ddl(self, text: str) -> None:
         session = MemorySession(self.database, self.world, NodeSettings(url=""))
         await session.command(text)
@@ -92,6 +99,12 @@ class ServerHarness(Harness):
     async def restart(self) -> None:
         self.server.kill()
         self.server.restart()
+
+    async def pause(self) -> None:
+        self.server.pause()
+
+    async def resume(self) -> None:
+        self.server.resume()
 
 
 class SqlHarness(ServerHarness):

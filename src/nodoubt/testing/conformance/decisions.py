@@ -89,6 +89,18 @@ class DecisionClauses:
         equal(await h.read(node), None, "the row")
 
     @clause
+    async def test_a_decision_without_answer_is_what_home_says(self, h: Harness, node: Node) -> None:
+        """The decision is on its way when its session is cut: whatever was answered, work and row agree."""
+        branch_id = h.id(branch=0)
+        branch = await h.wrote(node, branch_id=branch_id, home=True)
+        answer = await h.hang(branch, lambda: branch.decide({1: "there"}))
+        says = await _probe_through(h, node, branch_id.gid)
+        check(says in (HomeSays.COMMITTED, HomeSays.FRESH), f"home says {says!r}")
+        check(answer.said is not Said.YES or says is HomeSays.COMMITTED, f"it had said yes, but home says {says!r}")
+        check(answer.said is not Said.NO or says is HomeSays.FRESH, f"it had said no, but home says {says!r}")
+        equal(await h.read(node), "value" if says is HomeSays.COMMITTED else None, "the row")
+
+    @clause
     async def test_a_probe_inserts_one_tombstone(self, h: Harness, node: Node) -> None:
         """Fresh once, aborted ever after, whoever asks."""
         gid = h.gid()

@@ -20,6 +20,8 @@ DOMAIN = "conformance"
 #: How often a step that answers "not now" is repeated before a clause gives up on it, and the pause in seconds.
 TRIES_MAX = 100
 TRY_PAUSE_S = 0.02
+#: How long a call hangs before its branch is abandoned, in seconds: enough for a packet to leave.
+HANG_S = 0.2
 
 
 class Harness(abc.ABC):
@@ -37,6 +39,7 @@ class Harness(abc.ABC):
     def __init__(self) -> None:
         self.world: World = AsyncWorld() if self.asynchronous else ThreadWorld()
         self._opened: list[Node] = []
+        self._begun: list[Branch] = []
         self._numbers = itertools.count(1)
 
     @abc.abstractmethod
@@ -103,6 +106,14 @@ class Harness(abc.ABC):
         """Crash the server and start it again; where there is none, nothing."""
         return
 
+    async def pause(self) -> None:
+        """From now on what is sent stays on its way, unanswered; where nothing is ever on its way, nothing."""
+        return
+
+    async def resume(self) -> None:
+        """Let everything arrive, also what a dead session had sent; before and after that the adapter works as ever."""
+        return
+
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the adapter's world."""
         if self.asynchronous:
@@ -124,7 +135,9 @@ class Harness(abc.ABC):
         return node
 
     async def close_nodes(self) -> None:
-        """Close every node object, which ends its sessions."""
+        """End every node object with its sessions, as the end of its process would."""
+        while self._begun:
+            self._begun.pop().abandon()
         while self._opened:
             await self._opened.pop().close()
 
@@ -140,7 +153,9 @@ class Harness(abc.ABC):
         self, node: Node, branch_id: BranchId | None = None, *, read_only: bool = False, home: bool = False
     ) -> Branch:
         """Open a branch."""
-        return await node.begin(branch_id or self.id(), read_only=read_only, is_home=home)
+        branch = await node.begin(branch_id or self.id(), read_only=read_only, is_home=home)
+        self._begun.append(branch)
+        return branch
 
     async def wrote(
         self, node: Node, key: str = "key", *, branch_id: BranchId | None = None, home: bool = False
@@ -162,6 +177,15 @@ class Harness(abc.ABC):
         value = await self.get(branch.connection, key)
         await branch.release()
         return value
+
+    async def hang(self, branch: Branch, step: Callable[[], Awaitable[T]]) -> T:
+        """Take a step that gets no answer until the branch is abandoned; afterwards what was sent arrives."""
+        await self.pause()
+        self.world.later(HANG_S, branch.abandon)
+        try:
+            return await step()
+        finally:
+            await self.resume()
 
     async def settled(self, node: Node, branch_id: BranchId, *, commit: bool) -> Ended:
         """Finish a branch as the settler does: by the id that the node lists, again and again while it is owed."""

@@ -105,6 +105,17 @@ class VoteClauses:
         equal(await h.read(node), None, "the row")
 
     @clause
+    async def test_a_vote_without_answer_is_unknown(self, h: Harness, node: Node) -> None:
+        """The prepare is on its way when its session is cut: not a no, because it may arrive; but rolled back is for ever."""
+        branch_id = h.id()
+        branch = await h.wrote(node, branch_id=branch_id)
+        answer = await h.hang(branch, branch.prepare)
+        check(answer.said is not Said.NO or not await h.listed(node), "it had said no, and is listed")
+        await _ends_truthfully(h, node, branch, branch_id, answer.said)
+        equal(await h.listed(node), set(), "listed")
+        equal(await h.read(node), None, "the row")
+
+    @clause
     async def test_abandon_during_the_vote_is_truthful(self, h: Harness, node: Node) -> None:
         """Abandoned by another thread at any moment: yes means prepared, no means never, and unknown can be finished."""
         for _ in range(8):
