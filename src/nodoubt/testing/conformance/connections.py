@@ -16,8 +16,9 @@ class ConnectionClauses:
         branch = await h.wrote(node)
         fence = GuardError("too late")
         branch.fence(fence)
-        for use in (h.put(branch.connection, "late", "value"), h.get(branch.connection, "key")):
-            equal(await raises(GuardError, use, "a use behind the fence"), fence, "the fence's own error")
+        put = await raises(GuardError, h.put(branch.connection, "late", "value"), "a write behind the fence")
+        get = await raises(GuardError, h.get(branch.connection, "key"), "a read behind the fence")
+        equal((put, get), (fence, fence), "the fence's own error")
         await branch.roll_back(prepared=False)
         equal(await h.read(node, "late"), None, "the row")
 
@@ -76,7 +77,7 @@ class ConnectionClauses:
     @clause
     async def test_no_ending_costs_the_pool_a_place(self, h: Harness, node: Node) -> None:
         """However branches end, a pool of one serves the next."""
-        small = await h.opened(pool_size=1, acquire_timeout_s=5.0)
+        small = await h.opened(pool_size=1, acquire_timeout_s=1.0)
         for number in range(2):
             await (await h.prepare(small, h.id(), f"a{number}")).commit()
             await (await h.prepare(small, h.id(), f"b{number}")).roll_back(prepared=True)
