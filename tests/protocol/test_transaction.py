@@ -14,7 +14,7 @@ import pytest
 
 from nodoubt.errors import InvariantBroken
 from nodoubt.protocol import messages as m
-from nodoubt.protocol.states import BRANCHES, ENDED, PHASES, BranchState, Phase
+from nodoubt.protocol.states import ASKED, BRANCHES, ENDED, PHASES, BranchState, Phase
 from nodoubt.protocol.transaction import Transaction
 
 
@@ -123,6 +123,7 @@ def following(world: World) -> Iterator[World]:
 
 def check_state(world: World) -> None:
     machine, outcome = world.machine, world.machine.outcome
+    assert machine.asked == sum(state in ASKED for state in machine.branches), world.trail
     ends = {b for n, b in enumerate(world.branches) if not machine.read_only[n]} & {"committed", "rolled back"}
     assert "committed" not in ends or world.decision == "committed", world.trail
     if outcome.state == "committed":

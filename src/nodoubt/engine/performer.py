@@ -7,7 +7,7 @@ order before it is carried out and every fact before the machine does: crash har
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, Protocol
 
 from nodoubt.errors import NodoubtError
@@ -75,15 +75,22 @@ class Performer:
         """Home was chosen."""
         self._home = home
 
+    def note(self, fact: m.Fact) -> list[m.Order]:
+        """Give the machine a fact; returns what follows from it."""
+        if self._watch is not None:
+            self._watch("fact", self._machine.gid, fact)
+        return self._machine.take(fact)
+
     async def tell(self, fact: m.Fact) -> None:
         """Give the machine a fact and carry out all that follows from it."""
-        orders = self._take(fact)
+        orders = self.note(fact)
         while orders:
             if len(orders) == 1:
-                answers = [await self._perform(orders[0])]
+                answer = await self._perform(orders[0])
+                orders = [] if answer is None else self.note(answer)
             else:
                 answers = await self._world.together([self._perform(order) for order in orders])
-            orders = [following for answer in answers if answer is not None for following in self._take(answer)]
+                orders = [following for answer in answers if answer is not None for following in self.note(answer)]
 
     async def follow(self, orders: list[m.Order]) -> None:
         """Carry out the first orders of a recovered machine."""
@@ -91,15 +98,10 @@ class Performer:
             if (answer := await self._perform(order)) is not None:
                 await self.tell(answer)
 
-    def _take(self, fact: m.Fact) -> list[m.Order]:
-        if self._watch is not None:
-            self._watch("fact", self._machine.gid, fact)
-        return self._machine.take(fact)
-
-    async def _perform(self, order: m.Order) -> m.Fact | None:
+    def _perform(self, order: m.Order) -> Coroutine[Any, Any, m.Fact | None]:
         if self._watch is not None:
             self._watch("order", self._machine.gid, order)
-        return await _PERFORM[type(order)](self, order)
+        return _PERFORM[type(order)](self, order)
 
     async def _prepare(self, order: m.Prepare) -> m.Fact:
         answer = await self._live[order.branch].prepare()
@@ -202,7 +204,7 @@ async def probe_one(home: Node | None, gid: str) -> HomeSays:
     return (await home.probe([gid])).get(gid, HomeSays.BROKEN) if home else HomeSays.STRANGER
 
 
-_PERFORM: Mapping[type[m.Order], Callable[[Performer, Any], Awaitable[m.Fact | None]]] = {
+_PERFORM: Mapping[type[m.Order], Callable[[Performer, Any], Coroutine[Any, Any, m.Fact | None]]] = {
     m.Prepare: Performer._prepare,
     m.Release: Performer._release,
     m.Decide: Performer._decide,

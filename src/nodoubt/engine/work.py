@@ -46,6 +46,11 @@ class Work:
         return self.machine.outcome
 
     @property
+    def is_open(self) -> bool:
+        """Whether neither commit nor rollback was asked for yet."""
+        return self.machine.phase is Phase.ACTIVE
+
+    @property
     def home(self) -> str | None:
         """The node that carries, or will carry, the decision."""
         return self._home
@@ -78,7 +83,7 @@ class Work:
         if number >= BRANCHES_MAX:
             raise ConfigError(f"a transaction has at most {BRANCHES_MAX} branches", gid=self.gid)
         is_home = name == self._home and not read_only
-        await self._performer.tell(m.Enlisted(branch=number, node=name, read_only=read_only, home=is_home))
+        self._performer.note(m.Enlisted(branch=number, node=name, read_only=read_only, home=is_home))
         if is_home:
             self._performer.home_is(node)
         branch_id = BranchId(domain=self._engine.domain, gid=self.gid, branch=number, home=self._home or name)
@@ -91,17 +96,18 @@ class Work:
 
     async def commit(self) -> Outcome:
         """Leave the block: commit everywhere, or raise what is true instead."""
-        doom = self._doom or next((b.misuse for b in self._branches if b.misuse is not None), None)
+        doom = self._doom
+        for branch in self._branches:
+            doom = doom or branch.misuse
         if doom is not None:
-            await self.roll_back(str(doom.args[0]))
-            if isinstance(doom, NodoubtError):
-                doom.outcome = self.outcome
+            await self.roll_back(doom.message)
+            doom.outcome = self.outcome
             raise doom
         return await self._end(m.CommitRequested())
 
     async def roll_back(self, reason: str) -> Outcome:
         """Undo everything. Never raises for a transaction that is already over."""
-        if self.machine.phase is not Phase.ACTIVE:
+        if not self.is_open:
             return self.outcome
         try:
             return await self._end(m.AbortRequested(reason=reason))
@@ -109,9 +115,8 @@ class Work:
             return self.outcome
 
     async def _end(self, request: m.CommitRequested | m.AbortRequested) -> Outcome:
-        over = GuardError("the transaction is over: its connections cannot be used any more", gid=self.gid)
         for branch in self._branches:
-            branch.fence(over)
+            branch.fence()
         try:
             if isinstance(request, m.CommitRequested) and not all(self.machine.read_only) and self.machine.home is None:
                 await self._open_home()
@@ -122,18 +127,23 @@ class Work:
             # A bug, or an interrupt of this very thread: whatever was prepared is the settler's now.
             for branch in self._branches:
                 branch.abandon()
+            self._over()
             self._engine.hand_over(self)
             raise
         finally:
-            self._alarm.cancel()
-            self._engine.live.pop(self.gid, None)
+            self._over()
         return self._conclude()
+
+    def _over(self) -> None:
+        """Not at work any more: from now on the settler may look at it."""
+        self._alarm.cancel()
+        self._engine.live.pop(self.gid, None)
 
     async def _open_home(self) -> None:
         try:
             if self._home is None:
                 raise ConfigError("no configured node can hold a decision", hint="run `nodoubt doctor`")
-            (await self._open(self._home, read_only=False)).fence(GuardError("home's own branch", gid=self.gid))
+            (await self._open(self._home, read_only=False)).fence()
         except NodoubtError as error:
             await self._performer.tell(m.AbortRequested(reason=error.message))
             raise Aborted(
@@ -142,9 +152,10 @@ class Work:
 
     def _conclude(self) -> Outcome:
         outcome = self.outcome
-        if isinstance(self._performer.closing, m.Forget):
+        closing = self._performer.closing
+        if isinstance(closing, m.Forget):
             self._engine.forget(self.machine, self._home)
-        elif isinstance(self._performer.closing, m.HandOver):
+        elif closing is not None:
             self._engine.hand_over(self)
         if outcome.strays:
             raise HeuristicOutcome(
@@ -178,7 +189,7 @@ class Work:
     def _check_active(self) -> None:
         if self.expired:
             raise self.timed_out()
-        if self.machine.phase is not Phase.ACTIVE:
+        if not self.is_open:
             raise GuardError("the transaction is over", gid=self.gid, outcome=self.outcome)
 
     def timed_out(self) -> Aborted:

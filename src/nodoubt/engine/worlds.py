@@ -37,9 +37,14 @@ class _AsyncTurns:
         self._free = count
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
 
-    async def take(self, timeout_s: float) -> bool:
+    def take_now(self) -> bool:
         if self._free:
             self._free -= 1
+            return True
+        return False
+
+    async def take(self, timeout_s: float) -> bool:
+        if self.take_now():
             return True
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -98,6 +103,13 @@ class _ThreadTurns:
         self._free = count
         self._lock = threading.Lock()
         self._waiting: collections.deque[threading.Event] = collections.deque()
+
+    def take_now(self) -> bool:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return True
+        return False
 
     async def take(self, timeout_s: float) -> bool:
         with self._lock:
@@ -193,8 +205,12 @@ class ThreadWorld(_Clock):
         self._closed.wait(seconds)
 
     async def together(self, steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        others = [self._executor.submit(run_now, step) for step in steps[1:]]
-        return [*(run_now(step) for step in steps[:1]), *(other.result() for other in others)]
+        others = [(self._executor.submit(run_now, step), step) for step in steps[1:]]
+        results = [run_now(step) for step in steps[:1]]
+        for other, step in others:
+            # What no thread took up yet is done here: steps that wait for steps of their own may hold all threads.
+            results.append(run_now(step) if other.cancel() else other.result())
+        return results
 
     async def aside(self, call: Callable[[], T]) -> T:
         return call()

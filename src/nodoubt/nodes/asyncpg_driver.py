@@ -63,10 +63,11 @@ class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
 class AsyncpgSession:
     """See :class:`nodoubt.nodes.sql.Session`."""
 
-    __slots__ = ("_raw", "handle", "token")
+    __slots__ = ("_outer", "_raw", "handle", "token")
 
     def __init__(self, raw: GuardedConnection) -> None:
         self._raw = raw
+        self._outer = Transaction(raw, None, False, False)
         self.token = ""
         self.handle = ""
 
@@ -87,14 +88,8 @@ class AsyncpgSession:
     def bind(self, guard: Guard) -> BranchConnection:
         self._raw.guard = guard
         # asyncpg's own nested transactions become savepoints when it believes that it began the outer one.
-        self._raw._top_xact = Transaction(self._raw, None, False, False)
-
-        def refused(name: str) -> str | None:
-            if name in _LASTING:
-                guard.lasting = True
-            return _REFUSED.get(name)
-
-        return BranchConnection(self._raw, guard, refused)
+        self._raw._top_xact = self._outer
+        return BranchConnection(self._raw, guard, _refused)
 
     def unbind(self) -> None:
         self._raw._top_xact = None
@@ -119,6 +114,12 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def _refused(name: str, guard: Guard) -> str | None:
+    if name in _LASTING:
+        guard.lasting = True
+    return _REFUSED.get(name)
 
 
 def _explain(error: Exception, raw: GuardedConnection) -> StatementFailed | ConnectionLost:

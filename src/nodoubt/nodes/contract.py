@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from nodoubt.errors import NodoubtError
 from nodoubt.protocol.ids import BranchId
 from nodoubt.protocol.verdicts import HomeSays
 
@@ -121,11 +122,11 @@ class Branch(Protocol):
         """The driver's own connection, guarded, for the user."""
 
     @property
-    def misuse(self) -> BaseException | None:
+    def misuse(self) -> NodoubtError | None:
         """The guard rail that the user broke on this connection, if any: the transaction must abort."""
 
-    def fence(self, error: BaseException) -> None:
-        """Make the user's connection unusable at once: every further use raises ``error``."""
+    def fence(self, error: BaseException | None = None) -> None:
+        """Make the user's connection unusable at once: every further use raises ``error``, or that the block is over."""
 
     def abandon(self) -> None:
         """Cut the session off without waiting. What was sent and not answered is unknown."""

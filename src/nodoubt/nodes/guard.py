@@ -7,6 +7,7 @@ is dead although the session behind it serves somebody else by then.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -25,6 +26,7 @@ class Guard(AbstractContextManager["Guard"]):
     __slots__ = (
         "_busy",
         "_closed",
+        "_closing",
         "_failed_at",
         "_reading",
         "_savepoints",
@@ -48,20 +50,25 @@ class Guard(AbstractContextManager["Guard"]):
         self._failed_at = 0
         #: Something outlives the transaction in this session: it must not serve anybody else.
         self.lasting = False
-        self._closed: BaseException | None = None
-        self._busy = False
+        self._closed = False
+        self._closing: BaseException | None = None
+        #: Held during a statement. A lock, because two threads may ask at once.
+        self._busy = threading.Lock()
         self._savepoints: list[str] = []
         self._reading: Reading | None = None
 
-    def close(self, error: BaseException) -> None:
-        """From now on every use raises ``error``."""
-        if self._closed is None:
-            self._closed = error
+    def close(self, error: BaseException | None = None) -> None:
+        """From now on every use raises ``error``; by default it says that the transaction is over."""
+        if not self._closed:
+            self._closed = True
+            self._closing = error
 
     def check_open(self) -> None:
         """Raise if the branch was fenced or is over."""
-        if self._closed is not None:
-            raise self._closed
+        if self._closed:
+            raise self._closing or GuardError(
+                f"the transaction is over: its connection to {self.node!r} cannot be used any more", gid=self.gid
+            )
 
     def refuse(self, what: str, why: str, hint: str = "") -> GuardError:
         """Note that a rule was broken, which dooms the whole transaction, and return the error to raise."""
@@ -73,7 +80,7 @@ class Guard(AbstractContextManager["Guard"]):
     def statement(self, sql: str) -> Guard:
         """Enter one statement: ``with guard.statement(sql): …``. Raises GuardError if a rule forbids it."""
         self.check_open()
-        if self._busy:
+        if not self._busy.acquire(blocking=False):
             raise self.refuse(
                 f"two operations at once ({shorten(sql)})",
                 "one connection serves one task at a time",
@@ -82,23 +89,28 @@ class Guard(AbstractContextManager["Guard"]):
         reading = read(sql, self.rules)
         for text, rule in reading.broken:
             if not (rule.home_may and self.is_home):
+                self._busy.release()
                 raise self.refuse(shorten(text), rule.why)
         if reading.lasting:
             self.lasting = True
         self._reading = reading
-        self._busy = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the statement, noting whether it failed and which savepoints it set."""
-        self._busy = False
         if error is not None:
             self.failed(error)
         elif self._reading is not None:
             for step, name in self._reading.savepoints:
                 self.savepoint(step, name)
+        self._busy.release()
+
+    def follow(self, sql: str) -> None:
+        """Take note of the savepoints in a text that the driver itself sent."""
+        for step, name in read(sql, self.rules).savepoints:
+            self.savepoint(step, name)
 
     def failed(self, error: BaseException) -> None:
         """A statement failed: unless a savepoint from before it is restored, the branch must not commit."""
@@ -129,10 +141,12 @@ class BranchConnection:
 
     __slots__ = ("_guard", "_raw", "_refused")
 
-    def __init__(self, raw: Any, guard: Guard, refused: Callable[[str], str | None]) -> None:
-        object.__setattr__(self, "_raw", raw)
-        object.__setattr__(self, "_guard", guard)
-        object.__setattr__(self, "_refused", refused)
+    def __init__(self, raw: Any, guard: Guard, refused: Callable[[str, Guard], str | None]) -> None:
+        """``refused`` says why a method of the driver may not be called, or None."""
+        put = object.__setattr__
+        put(self, "_raw", raw)
+        put(self, "_guard", guard)
+        put(self, "_refused", refused)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -140,13 +154,16 @@ class BranchConnection:
 
     def __getattr__(self, name: str) -> Any:
         self._guard.check_open()
-        why = self._refused(name)
+        why = self._refused(name, self._guard)
         if why is not None:
             raise self._guard.refuse(f"{name}()", why)
         return getattr(self._raw, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._guard.check_open()
+        why = self._refused(f"{name}=", self._guard)
+        if why is not None:
+            raise self._guard.refuse(f"setting {name}", why)
         self._guard.lasting = True
         setattr(self._raw, name, value)
 

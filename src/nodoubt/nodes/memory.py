@@ -152,7 +152,7 @@ class MemorySession:
         return [row for result in await self._send(sql) if isinstance(result, list) for row in result]
 
     def bind(self, guard: Guard) -> BranchConnection:
-        return BranchConnection(MemoryConnection(self, guard), guard, lambda name: None)
+        return BranchConnection(MemoryConnection(self, guard), guard, lambda name, guard: None)
 
     def unbind(self) -> None:
         """Nothing is kept for a user."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -54,6 +54,8 @@ def make_node(name: str, domain: str, settings: NodeSettings, world: World, *, a
             hint=f"known are {', '.join([*choices, 'sqlite'])}",
         )
     driver: Driver = _load(choice, name)
+    # Drivers know the plain scheme alone.
+    settings = replace(settings, url=settings.url.replace(scheme, kind.partition("+")[0], 1))
     return SqlNode(
         name, domain, dialect=_DIALECTS[kind.partition("+")[0]](), driver=driver, world=world, settings=settings
     )

@@ -7,6 +7,7 @@ step means for the transaction is the protocol's business.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,9 @@ from nodoubt.protocol.ids import BranchId, token
 from nodoubt.protocol.verdicts import HomeSays
 
 logger = logging.getLogger("nodoubt")
+
+#: No step of recovery takes longer, or its session is cut off and the step is tried again in a later round.
+SERVICE_S_MAX = 30.0
 
 
 class SqlNode:
@@ -49,11 +53,14 @@ class SqlNode:
     async def _connect(self) -> Session:
         session = await self._driver.connect(self._settings)
         session.token = token(self._world.random(5))
+        alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
         try:
             await self.dialect.set_up(session, self._settings)
         except (ConnectionLost, StatementFailed) as error:
             session.abandon()
             raise NodeUnavailable(f"node {self.name!r} refused a new session: {error}") from error
+        finally:
+            alarm.cancel()
         return session
 
     async def open(self) -> None:
@@ -75,9 +82,11 @@ class SqlNode:
 
     async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool) -> SqlBranch:
         while True:
-            session, is_new = await self.pool.take()
+            session, is_new = self.pool.at_hand() or await self.pool.take()
             if not self.capabilities.detached:
                 branch = replace(branch, session=session.token)
+            # The transaction's own deadline cannot cut a session that is not its branch's yet.
+            alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
             try:
                 await session.command(self.dialect.begin(branch, read_only=read_only))
                 return SqlBranch(self, session, branch, is_home=is_home)
@@ -92,10 +101,14 @@ class SqlNode:
                 if isinstance(error, StatementFailed):
                     raise NodeUnavailable(f"node {self.name!r} refused to begin: {error}") from error
                 raise
+            finally:
+                alarm.cancel()
 
     async def _serve(self, what: str, step: Callable[[Session], Any]) -> Any:
         """Run a recovery step on a session of its own pool; anything but success discards the session."""
         session, _ = await self._service.take()
+        # A server that accepts and never answers must not stop the settler (recovery rule 4).
+        alarm = self._world.later(SERVICE_S_MAX, session.abandon)
         try:
             result = await step(session)
         except (ConnectionLost, StatementFailed) as error:
@@ -105,6 +118,8 @@ class SqlNode:
         except BaseException:
             self._service.discard(session)
             raise
+        finally:
+            alarm.cancel()
         self._service.give_back(session)
         return result
 
@@ -223,29 +238,33 @@ class SqlNode:
 class SqlBranch:
     """A branch on a database server: see :class:`nodoubt.nodes.contract.Branch`."""
 
-    __slots__ = ("_guard", "_id", "_node", "_session", "connection")
+    __slots__ = ("_guard", "_id", "_lock", "_node", "_session", "connection")
 
     def __init__(self, node: SqlNode, session: Session, branch: BranchId, *, is_home: bool) -> None:
         self._node = node
         self._session: Session | None = session
+        #: A deadline may cut the session off from another thread, but not once somebody else has it.
+        self._lock = threading.Lock()
         self._id = branch
         self._guard = Guard(node.name, branch.gid, node.dialect.rules, is_home=is_home)
         self.connection = session.bind(self._guard)
 
     @property
-    def misuse(self) -> BaseException | None:
+    def misuse(self) -> NodoubtError | None:
         return self._guard.misuse
 
-    def fence(self, error: BaseException) -> None:
+    def fence(self, error: BaseException | None = None) -> None:
         self._guard.close(error)
 
     def abandon(self) -> None:
-        if self._session is not None:
-            self._session.abandon()
+        with self._lock:
+            if self._session is not None:
+                self._session.abandon()
 
     def _leave(self, *, clean: bool) -> str:
         """Part with the session; returns its handle."""
-        session, self._session = self._session, None
+        with self._lock:
+            session, self._session = self._session, None
         if session is None:
             return ""
         session.unbind()

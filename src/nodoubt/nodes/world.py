@@ -18,6 +18,9 @@ class Turns(Protocol):
     async def take(self, timeout_s: float) -> bool:
         """Wait for a turn; False if there was none within ``timeout_s``."""
 
+    def take_now(self) -> bool:
+        """A turn without waiting, if one is free."""
+
     def give_back(self) -> None:
         """Let the next one have it."""
 

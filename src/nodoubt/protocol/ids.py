@@ -12,6 +12,8 @@ from nodoubt.errors import ConfigError
 
 #: Crockford's base32 keeps the order of the numbers, so that gids sort by time in every database and in ``ls``.
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+#: Ten bits at a time, as gids are made for every transaction.
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _GID = re.compile(rf"[0-7][{_ALPHABET}]{{25}}")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _PREFIX = "nd1"
@@ -50,7 +52,7 @@ def is_gid(text: str) -> bool:
 
 
 def _base32(number: int, length: int) -> str:
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range((length - 1) * 5, -1, -5))
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range((length - 2) * 5, -1, -10)])
 
 
 def token(random: bytes) -> str:

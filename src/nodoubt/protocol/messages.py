@@ -1,12 +1,13 @@
 """Everything that is said to the machine (facts, past tense) and by it (orders, imperative).
 
-All are frozen and never subclassed; those that carry only a branch number are made once per number and shared. What a fact
-about a database may be based on stands beside it: the machine believes what it is told.
+All are frozen and never subclassed. What a fact about a database may be based on stands beside it: the machine believes what
+it is told.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +131,12 @@ class BranchOwed:
     branch: int
     reason: str
 
+
+#: What a node says of one branch.
+BranchFact = (
+    Prepared | Released | Refused | PrepareLost | BranchCommitted | BranchRolledBack | BranchStrayed | BranchOwed
+)
+BRANCH_FACTS = get_args(BranchFact)
 
 Fact = (
     Enlisted

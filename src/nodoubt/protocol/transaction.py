@@ -14,27 +14,44 @@ Invariants, checked by enumeration over every order of facts:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from nodoubt.errors import InvariantBroken, Outcome, require
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.states import ASKED, BRANCHES, ORDERED, PHASES, BranchState, Phase
 
 _PROMISED = (BranchState.PREPARED, BranchState.UNSURE)
-_FINISHED = (BranchState.COMMITTED, BranchState.ROLLED_BACK, BranchState.RELEASED)
+_ENDED = (BranchState.COMMITTED, BranchState.ROLLED_BACK, BranchState.RELEASED, BranchState.STRAYED)
 
 
 class Transaction:
     """The state of one transaction. Pure: give it facts, carry out the orders that it returns, in any order."""
 
-    __slots__ = ("branches", "fenced", "gid", "home", "nodes", "phase", "probed", "read_only", "reason")
+    __slots__ = (
+        "asked",
+        "branches",
+        "fenced",
+        "gid",
+        "home",
+        "nodes",
+        "participants",
+        "phase",
+        "probed",
+        "read_only",
+        "reason",
+    )
 
     def __init__(self, gid: str) -> None:
         self.gid = gid
         self.phase = Phase.ACTIVE
         self.branches: list[BranchState] = []
+        #: How many branches wait for an answer of their node.
+        self.asked = 0
         self.nodes: list[str] = []
         self.read_only: list[bool] = []
         self.home: int | None = None
+        #: The branches other than home's that the decision binds: number -> node.
+        self.participants: dict[int, str] = {}
         #: A tombstone is known to be durable at home.
         self.fenced = False
         #: ``Probe`` was ordered.
@@ -50,84 +67,92 @@ class Transaction:
             self.nodes.append(branches.get(number, ""))
             self.read_only.append(number not in branches)
             self.branches.append(BranchState.PREPARED if number in branches else BranchState.RELEASED)
+        self.participants = dict(branches)
         self.phase = Phase.PROBING
         self.probed = True
         return self, [m.Probe()]
 
     @property
-    def participants(self) -> dict[int, str]:
-        """The branches other than home's that the decision binds: number -> node."""
-        return {
-            number: self.nodes[number]
-            for number, read_only in enumerate(self.read_only)
-            if not read_only and number != self.home and self.nodes[number]
-        }
-
-    @property
     def outcome(self) -> Outcome:
         """What may be told to the caller now."""
-        left = [
-            n for n, b in zip(self.nodes, self.branches, strict=True) if b not in _FINISHED and b != BranchState.STRAYED
-        ]
-        strays = [n for n, b in zip(self.nodes, self.branches, strict=True) if b == BranchState.STRAYED]
+        strays = tuple([self.nodes[number] for number in self._numbers(BranchState.STRAYED)])
+        left = tuple([node for node, state in zip(self.nodes, self.branches, strict=True) if state not in _ENDED])
         match self.phase:
             case Phase.COMMITTING | Phase.COMMITTED:
-                return Outcome(state="committed", pending=tuple(left), strays=tuple(strays))
+                return Outcome(state="committed", pending=left, strays=strays)
             case Phase.ABORTING | Phase.ABORTED:
-                return Outcome(state="aborted", pending=tuple(left), strays=tuple(strays), reason=self.reason)
+                return Outcome(state="aborted", pending=left, strays=strays, reason=self.reason)
             case _:
-                return Outcome(state="unknown", pending=tuple(left), reason=self.reason)
+                return Outcome(state="unknown", pending=left, reason=self.reason)
 
     def take(self, fact: m.Fact) -> list[m.Order]:
         """Take in one fact and return what is to be done now. An illegal fact raises InvariantBroken and changes nothing."""
-        phase = PHASES.get((self.phase, type(fact)))
+        kind = type(fact)
+        phase = PHASES.get((self.phase, kind))
         if phase is None:
-            raise InvariantBroken(f"{type(fact).__name__} cannot happen while {self.phase}", gid=self.gid)
-        self._note(fact)
+            raise InvariantBroken(f"{kind.__name__} cannot happen while {self.phase}", gid=self.gid)
+        _NOTES[kind](self, fact)
         self.phase = phase
         orders: list[m.Order] = []
         while (rule := _RULES.get(self.phase)) is not None and (following := rule(self, orders)) is not self.phase:
             self.phase = following
         return orders
 
-    def _note(self, fact: m.Fact) -> None:
-        match fact:
-            case m.Enlisted(branch=branch, node=node, read_only=read_only, home=home):
-                require(branch == len(self.branches), f"branch {branch} enlisted out of order")
-                require(not home or (self.home is None and not read_only), "a transaction has one home, and it writes")
-                self.branches.append(BranchState.OPEN)
-                self.nodes.append(node)
-                self.read_only.append(read_only)
-                if home:
-                    self.home = branch
-            case m.DecisionDurable() | m.DecisionConflict() | m.DecisionFailed() | m.DecisionLost():
-                require(self.home is not None, "a decision without home")
-                self._move(self.home or 0, fact)
-                self.fenced = isinstance(fact, m.DecisionConflict)
-            case m.FoundCommitted() | m.FoundAborted():
-                self.fenced = isinstance(fact, m.FoundAborted)
-                if self.home is not None and self.branches[self.home] is BranchState.UNSURE:
-                    self._move(self.home, fact)
-            case m.HomeSilent():
-                for number, state in enumerate(self.branches):
-                    if state in _PROMISED:
-                        self.branches[number] = BranchState.OWED
-            case m.CommitRequested() | m.AbortRequested():
-                pass
-            case _:
-                self._move(fact.branch, fact)
+    def _enlisted(self, fact: m.Enlisted) -> None:
+        require(fact.branch == len(self.branches), "a branch was enlisted out of order")
+        require(
+            not fact.home or (self.home is None and not fact.read_only), "a transaction has one home, and it writes"
+        )
+        self.branches.append(BranchState.OPEN)
+        self.nodes.append(fact.node)
+        self.read_only.append(fact.read_only)
+        if fact.home:
+            self.home = fact.branch
+        elif not fact.read_only:
+            self.participants[fact.branch] = fact.node
+
+    def _requested(self, fact: m.CommitRequested | m.AbortRequested) -> None:
+        self._explain(fact)
+
+    def _answered(self, fact: m.BranchFact) -> None:
+        self._move(fact.branch, fact)
+        self._explain(fact)
+
+    def _decided(self, fact: m.DecisionDurable | m.DecisionConflict | m.DecisionFailed | m.DecisionLost) -> None:
+        if self.home is None:
+            raise InvariantBroken("a decision without home", gid=self.gid)
+        self._move(self.home, fact)
+        self.fenced = type(fact) is m.DecisionConflict
+        self._explain(fact)
+
+    def _found(self, fact: m.FoundCommitted | m.FoundAborted) -> None:
+        self.fenced = type(fact) is m.FoundAborted
+        if self.home is not None and self.branches[self.home] is BranchState.UNSURE:
+            self._move(self.home, fact)
+
+    def _silent(self, fact: m.HomeSilent) -> None:
+        self._explain(fact)
+        self.branches = [BranchState.OWED if state in _PROMISED else state for state in self.branches]
+
+    def _explain(self, fact: m.Fact) -> None:
         if not self.reason:
             self.reason = getattr(fact, "reason", "")
 
     def _move(self, branch: int, fact: m.Fact) -> None:
         state = BRANCHES.get((self.branches[branch], type(fact)))
-        require(state is not None, f"{type(fact).__name__} cannot happen to a branch that is {self.branches[branch]}")
-        self.branches[branch] = state or BranchState.OWED
+        if state is None:
+            raise InvariantBroken(
+                f"{type(fact).__name__} cannot happen to a branch that is {self.branches[branch]}", gid=self.gid
+            )
+        if state not in ASKED and self.branches[branch] in ASKED:
+            self.asked -= 1
+        self.branches[branch] = state
 
     def _order(
         self, orders: list[m.Order], order: m.Prepare | m.Release | m.Decide | m.CommitBranch | m.RollbackBranch
     ) -> None:
         self.branches[order.branch] = ORDERED[type(order)]
+        self.asked += 1
         orders.append(order)
 
     def _numbers(self, *states: BranchState) -> Sequence[int]:
@@ -146,7 +171,7 @@ def _preparing(tx: Transaction, orders: list[m.Order]) -> Phase:
             tx._order(orders, m.Release(branch=number))
         elif number != tx.home:
             tx._order(orders, m.Prepare(branch=number))
-    if any(state in ASKED for state in tx.branches):
+    if tx.asked:
         return Phase.PREPARING
     if tx.home is None:
         require(not tx.participants, "a transaction that writes needs a home")
@@ -165,7 +190,7 @@ def _probing(tx: Transaction, orders: list[m.Order]) -> Phase:
 def _committing(tx: Transaction, orders: list[m.Order]) -> Phase:
     for number in tx._numbers(BranchState.PREPARED):
         tx._order(orders, m.CommitBranch(branch=number))
-    if any(state in ASKED for state in tx.branches):
+    if tx.asked:
         return Phase.COMMITTING
     # A home that decided alone wrote its row complete at once.
     tx._hand_over_or(orders, m.Forget() if tx.participants else None)
@@ -175,7 +200,7 @@ def _committing(tx: Transaction, orders: list[m.Order]) -> Phase:
 def _aborting(tx: Transaction, orders: list[m.Order]) -> Phase:
     for number in tx._numbers(BranchState.OPEN):
         tx._order(orders, m.RollbackBranch(branch=number, prepared=False))
-    if any(state in ASKED for state in tx.branches):
+    if tx.asked:
         return Phase.ABORTING
     promised = tx._numbers(*_PROMISED)
     if promised and not tx.fenced:
@@ -203,4 +228,19 @@ _RULES: Mapping[Phase, Callable[[Transaction, list[m.Order]], Phase]] = {
     Phase.COMMITTING: _committing,
     Phase.ABORTING: _aborting,
     Phase.UNKNOWN: _unknown,
+}
+
+#: What each fact changes in the books, before the rule of its phase is asked.
+_NOTES: Mapping[type[m.Fact], Callable[[Transaction, Any], None]] = {
+    m.Enlisted: Transaction._enlisted,
+    m.CommitRequested: Transaction._requested,
+    m.AbortRequested: Transaction._requested,
+    m.DecisionDurable: Transaction._decided,
+    m.DecisionConflict: Transaction._decided,
+    m.DecisionFailed: Transaction._decided,
+    m.DecisionLost: Transaction._decided,
+    m.FoundCommitted: Transaction._found,
+    m.FoundAborted: Transaction._found,
+    m.HomeSilent: Transaction._silent,
+    **dict.fromkeys(m.BRANCH_FACTS, Transaction._answered),
 }
