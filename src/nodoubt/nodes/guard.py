@@ -63,6 +63,11 @@ class Guard(AbstractContextManager["Guard"]):
             self._closed = True
             self._closing = error
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the branch was fenced or is over."""
+        return self._closed
+
     def check_open(self) -> None:
         """Raise if the branch was fenced or is over."""
         if self._closed:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Node
 from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings
+from nodoubt.nodes.mariadb import MariaDB
 from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.world import World
@@ -29,14 +30,21 @@ _ASYNC = {
     "postgresql+asyncpg": _Choice(module="asyncpg_driver", factory="AsyncpgDriver", extra="postgresql"),
     "postgresql+psycopg": _Choice(module="psycopg_driver", factory="AsyncPsycopgDriver", extra="postgresql"),
     "mariadb": _Choice(module="aiomysql_driver", factory="AiomysqlDriver", extra="mariadb"),
+    "mariadb+aiomysql": _Choice(module="aiomysql_driver", factory="AiomysqlDriver", extra="mariadb"),
 }
 _SYNC = {
     "postgresql": _Choice(module="psycopg_driver", factory="PsycopgDriver", extra="postgresql"),
     "postgresql+psycopg": _Choice(module="psycopg_driver", factory="PsycopgDriver", extra="postgresql"),
     "mariadb": _Choice(module="pymysql_driver", factory="PymysqlDriver", extra="mariadb"),
+    "mariadb+pymysql": _Choice(module="pymysql_driver", factory="PymysqlDriver", extra="mariadb"),
 }
-_SAME = {"postgres": "postgresql", "mysql": "mariadb"}
-_DIALECTS: dict[str, type[Dialect]] = {"postgresql": PostgreSQL}
+_SAME = {
+    "postgres": "postgresql",
+    "mysql": "mariadb",
+    "mysql+aiomysql": "mariadb+aiomysql",
+    "mysql+pymysql": "mariadb+pymysql",
+}
+_DIALECTS: dict[str, type[Dialect]] = {"postgresql": PostgreSQL, "mariadb": MariaDB}
 
 
 def make_node(name: str, domain: str, settings: NodeSettings, world: World, *, asynchronous: bool) -> Node:

@@ -26,6 +26,8 @@ logger = logging.getLogger("nodoubt")
 
 #: No step of recovery takes longer, or its session is cut off and the step is tried again in a later round.
 SERVICE_S_MAX = 30.0
+#: How often a branch is finished again within one call after the session that it was attached to was ended.
+FINISHES_MAX = 3
 
 
 class SqlNode:
@@ -149,20 +151,23 @@ class SqlNode:
     async def _finish(self, session: Session, branch: BranchId, commit: bool, owner: str) -> Ended:
         if owner and not await self.dialect.end_owner(session, branch, owner):
             return Ended.OWED
-        try:
-            await session.command(self.dialect.finish(branch, commit=commit))
-            return Ended.DONE
-        except StatementFailed as failure:
-            if not self.dialect.is_missing(failure):
-                logger.warning("node %r does not finish %s: %s", self.name, branch.text(), failure)
+        for _ in range(FINISHES_MAX):
+            try:
+                await session.command(self.dialect.finish(branch, commit=commit))
+                return Ended.DONE
+            except StatementFailed as failure:
+                if not self.dialect.is_missing(failure):
+                    logger.warning("node %r does not finish %s: %s", self.name, branch.text(), failure)
+                    return Ended.OWED
+            # "Not found" counts only when the list, read afterwards, does not show the branch (recovery rule 3).
+            listing = await self.dialect.prepared(session, self.domain)
+            if all(found.id.text() != branch.text() for found in listing.ours):
+                key = (branch.gid, branch.branch)
+                return Ended.APPLIED if key in await self.dialect.applied(session, [key]) else Ended.ABSENT
+            # Listed: attached to its session. Where branches never are, a later round will do.
+            if self.capabilities.detached or not await self.dialect.end_owner(session, branch, ""):
                 return Ended.OWED
-        # "Not found" counts only when the list, read afterwards, does not show the branch (recovery rule 3).
-        listing = await self.dialect.prepared(session, self.domain)
-        if any(found.id.text() == branch.text() for found in listing.ours):
-            await self.dialect.end_owner(session, branch, "")
-            return Ended.OWED
-        key = (branch.gid, branch.branch)
-        return Ended.APPLIED if key in await self.dialect.applied(session, [key]) else Ended.ABSENT
+        return Ended.OWED
 
     async def probe(self, gids: Sequence[str]) -> Mapping[str, HomeSays]:
         try:
@@ -291,7 +296,9 @@ class SqlBranch:
         try:
             tag = await session.command(dialect.prepare(self._id))
         except StatementFailed as failure:
-            await self._undo(session)
+            # Where a prepared branch hangs on its session, "no" takes a rollback that was answered.
+            if not await self._undo(session) and not dialect.capabilities.detached:
+                return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r}: {failure}", error=failure.__cause__)
             return self._no(failure)
         except ConnectionLost as lost:
             return Answer(

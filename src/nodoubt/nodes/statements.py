@@ -23,8 +23,16 @@ _COMMON = r"""
 STANDARD = re.compile(
     r"[eE]'(?:[^'\\]|''|\\.)*' | '(?:[^']|'')*' | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ |" + _COMMON, re.VERBOSE | re.DOTALL
 )
-#: MariaDB and MySQL: a backslash hides the next character; ``#`` begins a comment.
-MYSQL = re.compile(r"'(?:[^'\\]|''|\\.)*' | \#[^\n]* |" + _COMMON, re.VERBOSE | re.DOTALL)
+#: MariaDB and MySQL: a backslash hides the next character, in ``"`` too; ``#`` begins a comment, ``--`` only before a
+#: blank; ``/*!`` and ``/*M!`` are no comments: the server executes what is inside.
+MYSQL = re.compile(
+    r"""
+    '(?:[^'\\]|''|\\.)*' | "(?:[^"\\]|""|\\.)*" | `[^`]*`
+    | \#[^\n]* | --(?=\s|$)[^\n]* | /\*(?!M?!).*?\*/
+    | (?P<end>;)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,13 +90,10 @@ class Harness(abc.ABC):
 
         Where drivers block, the two come from two threads: override it.
         """
-        task = asyncio.ensure_future(self.get(connection, "a"))
-        # One turn of the loop: the first has sent its statement and waits.
-        await asyncio.sleep(0)
-        try:
-            await self.get(connection, "b")
-        finally:
-            await asyncio.wait([task])
+        reads = self.get(connection, "a"), self.get(connection, "b")
+        for result in await asyncio.gather(*reads, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def cut(self, branch: Branch) -> None:
         """End the branch's session from outside, so that the adapter does not know it yet; here: by its own hand."""

@@ -1,0 +1,152 @@
+"""MariaDB and MySQL by aiomysql, asynchronous. The only file that imports aiomysql."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import aiomysql
+
+from nodoubt.nodes.dialect import NodeSettings, Row
+from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.guard import Guard
+from nodoubt.nodes.mariadb_drivers import MULTI_STATEMENTS, MySQLConnection, options, refuse_login, understand
+
+#: How long a polite goodbye may take.
+CLOSE_S_MAX = 2.0
+
+
+class AiomysqlConnection(MySQLConnection):
+    """aiomysql's connection, asking the branch's guard before each statement of the user."""
+
+    __slots__ = ()
+
+    def cursor(self, *cursors: Any) -> Any:
+        self._guard.check_open()
+        manager = self._raw.cursor(*cursors)
+        manager._coro.result()._connection = self
+        return manager
+
+    async def query(self, sql: str | bytes | bytearray, unbuffered: bool = False) -> Any:
+        with self.statement(sql):
+            affected = await self._raw.query(sql, unbuffered)
+            self.adopt_unbuffered()
+            self.check_inside(sql)
+        return affected
+
+    async def next_result(self) -> Any:
+        self._guard.check_open()
+        try:
+            return await self._raw.next_result()
+        except BaseException as error:
+            self._guard.failed(error)
+            raise
+
+    async def _read_packet(self, *arguments: Any) -> Any:
+        try:
+            return await self._raw._read_packet(*arguments)
+        except BaseException as error:
+            self._guard.failed(error)
+            raise
+
+
+class AiomysqlSession:
+    """See :class:`nodoubt.nodes.dialect.Session`."""
+
+    __slots__ = ("_loop", "_raw", "handle", "token")
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self._loop = asyncio.get_running_loop()
+        self.token = ""
+        self.handle = ""
+
+    async def command(self, sql: str) -> str:
+        await self._run(sql)
+        return str(self._raw.affected_rows())
+
+    async def query(self, sql: str) -> Sequence[Row]:
+        await self._run(sql)
+        return [tuple(row) for row in self._raw._result.rows or ()]
+
+    async def _run(self, sql: str) -> None:
+        """Send a text and read all of its answers: only the last one says that all before it succeeded."""
+        raw = self._raw
+        try:
+            if raw._result is not None and raw._result.unbuffered_active:
+                await raw._result._finish_unbuffered_query()
+            await raw.query(sql)
+            while raw._result.has_next:
+                await raw.next_result()
+        except asyncio.CancelledError:
+            # Its answer would be taken for that of the next command.
+            self._cut()
+            raise
+        except Exception as error:
+            failure = _understand(error)
+            if isinstance(failure, ConnectionLost):
+                self._cut()
+            raise failure from error
+
+    def bind(self, guard: Guard) -> AiomysqlConnection:
+        return AiomysqlConnection(self._raw, guard)
+
+    def unbind(self) -> None:
+        # After a clean end nothing is left to read; after any other the connection is given up.
+        if self._raw._result is not None:
+            self._raw._result.unbuffered_active = False
+
+    def abandon(self) -> None:
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if here or self._loop.is_closed():
+            self._cut()
+        else:
+            self._loop.call_soon_threadsafe(self._cut)
+
+    def _cut(self) -> None:
+        """Close without a word. The reader stays: whoever waits on it sees the end of the stream."""
+        writer, self._raw._writer = self._raw._writer, None
+        if writer is not None and not self._loop.is_closed():
+            writer.transport.abort()
+
+    async def close(self) -> None:
+        with contextlib.suppress(aiomysql.MySQLError, OSError):
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await self._raw.ensure_closed()
+        self._cut()
+
+
+def _understand(error: Exception) -> StatementFailed | ConnectionLost:
+    return understand(error, from_driver=isinstance(error, aiomysql.MySQLError))
+
+
+class AiomysqlDriver:
+    """See :class:`nodoubt.nodes.dialect.Driver`."""
+
+    async def connect(self, settings: NodeSettings) -> AiomysqlSession:
+        wanted = options(settings)
+        wanted["db"] = wanted.pop("database")
+        wanted["client_flag"] = wanted.get("client_flag", 0) | MULTI_STATEMENTS
+        raw: Any = None
+        try:
+            raw = aiomysql.Connection(**wanted)
+            # The greeting of a server that hangs must not be waited for longer than its port.
+            async with asyncio.timeout(settings.connect_timeout_s):
+                await raw._connect()
+        except (aiomysql.MySQLError, OSError, RuntimeError, TypeError, ValueError) as error:
+            _close(raw)
+            raise refuse_login(error, from_driver=isinstance(error, aiomysql.MySQLError)) from error
+        except BaseException:
+            _close(raw)
+            raise
+        return AiomysqlSession(raw)
+
+
+def _close(raw: Any) -> None:
+    if raw is not None:
+        raw.close()

@@ -1,0 +1,347 @@
+"""MariaDB (10.5 and later) and MySQL (8.0 and later): texts, limits, error codes. Tried on MariaDB 10.11.
+
+Facts that everything here rests on, each with a test against a real server:
+
+- A prepared branch stays attached to its session. From elsewhere XA COMMIT says 1397 while XA RECOVER lists it. So every
+  session holds the lock ``nodoubt:<token>`` all its life and its branches carry the token: ``IS_USED_LOCK`` tells exactly
+  which connection to KILL, and when it is over. No innocent session can be hit.
+- XA RECOVER lists the branches of a whole server, and several nodes may be databases of one server. A name of 31 bytes does
+  not fit into a bqual any more, so the token is followed by a mark: 16 hex digits of the SHA-256 of the database's name,
+  which is unique on a server and can never be copied to a second database of it, as a row could.
+- Inside an XA transaction the server itself refuses COMMIT, DDL and the like (1399), so home's branch is one too. A
+  transaction opened READ ONLY is ended by DDL without a word; a session that is READ ONLY refuses it.
+- A failed statement does not doom a transaction: the guard remembers it. The first error ends a packet of statements.
+- A commit is visible before its log is forced. Whoever acts on a decision it read must commit a write of its own first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+
+from nodoubt.errors import ConfigError
+from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
+from nodoubt.nodes.dialect import NodeSettings, Row, Session
+from nodoubt.nodes.failures import StatementFailed
+from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
+from nodoubt.nodes.mariadb_inspect import inspect, too_old
+from nodoubt.nodes.mariadb_rules import RULES
+from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
+from nodoubt.protocol.ids import XA_FORMAT, BranchId, gid_unix_ms, parse_xa
+from nodoubt.protocol.verdicts import HomeSays
+
+DUPLICATE_KEY = "1062"
+NO_SUCH_THREAD = "1094"
+NO_SUCH_TABLE = "1146"
+LOCK_WAIT_TIMEOUT = "1205"
+DEADLOCK = "1213"
+XAER_NOTA = "1397"
+#: Deadlock, lock wait time-out, snapshot conflict (1020), rolled-back XA branch (1402, 1613, 1614), interrupted (1317).
+_RETRYABLE = {DEADLOCK, LOCK_WAIT_TIMEOUT, "1020", "1402", "1613", "1614", "1317"}
+
+#: Characters of a session's token at the beginning of :attr:`BranchId.session`; the database's mark follows.
+TOKEN_LENGTH = 8
+MARK_LENGTH = 16
+#: A killed session is waited for this often, this long each time: 2 s in all, then the branch is left for the next round.
+KILL_POLLS_MAX = 100
+KILL_POLL_S = 0.02
+#: Two installers of one database wait for each other this long.
+INSTALL_WAIT_S = 30
+
+_NAME = "CHARACTER SET ascii COLLATE ascii_bin NOT NULL"
+DDL = (
+    f"""CREATE TABLE IF NOT EXISTS nodoubt_node (
+    one TINYINT NOT NULL DEFAULT 1 PRIMARY KEY CHECK (one = 1),
+    name VARCHAR(31) {_NAME}, domain VARCHAR(31) {_NAME}, id VARCHAR(32) {_NAME}, schema_version INT NOT NULL
+) ENGINE=InnoDB""",
+    f"""CREATE TABLE IF NOT EXISTS nodoubt_decision (
+    gid CHAR(26) {_NAME} PRIMARY KEY,
+    decision VARCHAR(16) {_NAME},
+    participants TEXT {_NAME},
+    complete TINYINT NOT NULL DEFAULT 0,
+    decided_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
+    reason TEXT CHARACTER SET utf8mb4 NOT NULL,
+    probes INT UNSIGNED NOT NULL DEFAULT 0,
+    KEY nodoubt_unfinished (complete, decision, gid)
+) ENGINE=InnoDB""",
+    f"""CREATE TABLE IF NOT EXISTS nodoubt_branch (
+    gid CHAR(26) {_NAME}, branch INT NOT NULL, PRIMARY KEY (gid, branch)
+) ENGINE=InnoDB""",
+)
+_COLUMNS = "gid, decision, participants, complete, UNIX_TIMESTAMP(NOW(6)) - UNIX_TIMESTAMP(decided_at), reason, probes"
+
+
+class MariaDB:
+    """The dialect: see :class:`nodoubt.nodes.dialect.Dialect`. One instance serves one node: it learns the database's name."""
+
+    kind = "mariadb"
+    capabilities = Capabilities(home=True, detached=False, concurrent=True)
+    rules = RULES
+    prepared_tag = ""
+    decided_tag = ""
+
+    def __init__(self) -> None:
+        self._version = ""
+        #: Where our tables are; a block may ``USE`` another database, so no text of ours relies on the current one.
+        self._schema = ""
+        self._mark = ""
+        self._read_committed = ""
+
+    async def learn(self, session: Session) -> None:
+        """Ask a session, before any user had it, where it is. Raises ConfigError if that is no place for a node."""
+        if self._version:
+            return
+        ((database, folded, version, binlog),) = await session.query(
+            "SELECT DATABASE(), @@lower_case_table_names, VERSION(), @@binlog_format"
+        )
+        if not database:
+            raise ConfigError("the URL names no database", hint="use mariadb://user@host/database")
+        if (why := too_old(version)) is not None:
+            raise ConfigError(why)
+        self._schema = f"`{database.replace('`', '``')}`."
+        name = database.lower() if folded else database
+        self._mark = hashlib.sha256(name.encode()).hexdigest()[:MARK_LENGTH]
+        # At READ COMMITTED probes lock nothing but their keys; logging by statement does not allow it (error 1665).
+        self._read_committed = "" if binlog == "STATEMENT" else "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"
+        self._version = version
+
+    async def set_up(self, session: Session, settings: NodeSettings) -> None:
+        await self.learn(session)
+        session.handle = session.token
+        ((held,),) = await session.query(f"SELECT GET_LOCK('nodoubt:{session.token}', 0)")
+        if held != 1:
+            raise StatementFailed("", f"the lock nodoubt:{session.token} is held by somebody else")
+        session.token += self._mark
+        # MySQL has no limit of its own for transactions, so there sessions that idle in the pool end as well.
+        limit = "idle_transaction_timeout" if self.is_mariadb else "wait_timeout"
+        await session.command(f"SET SESSION {limit} = {math.ceil(settings.session_limit_s)}")
+
+    @property
+    def is_mariadb(self) -> bool:
+        """Whether the server is MariaDB, not MySQL."""
+        return "mariadb" in self._version.lower()
+
+    def begin(self, branch: BranchId, *, read_only: bool) -> str:
+        if read_only:
+            return "SET SESSION TRANSACTION READ ONLY;START TRANSACTION"
+        return f"XA START {_xid(branch)}"
+
+    def release(self) -> str:
+        return "COMMIT;SET SESSION TRANSACTION READ WRITE"
+
+    def prepare(self, branch: BranchId) -> str:
+        xid = _xid(branch)
+        # The evidence is also what keeps a branch that wrote nothing from vanishing with its session after XA PREPARE.
+        return (
+            f"INSERT INTO {self._schema}nodoubt_branch VALUES ('{branch.gid}',{branch.branch});"
+            f"XA END {xid};XA PREPARE {xid}"
+        )
+
+    def decide(self, branch: BranchId, participants: Mapping[int, str]) -> str:
+        xid = _xid(branch)
+        return (
+            f"INSERT INTO {self._schema}nodoubt_decision (gid, decision, participants, complete, reason) VALUES"
+            f" ('{branch.gid}','committed','{participants_json(participants)}',{0 if participants else 1},'');"
+            f"XA END {xid};XA COMMIT {xid} ONE PHASE"
+        )
+
+    def finish(self, branch: BranchId, *, commit: bool) -> str:
+        return f"XA {'COMMIT' if commit else 'ROLLBACK'} {_xid(branch)}"
+
+    def is_conflict(self, failure: StatementFailed) -> bool:
+        # Asked about the decide packet alone, which carries no statement of the user and one INSERT. The key is called
+        # PRIMARY by MariaDB and nodoubt_decision.PRIMARY by MySQL; the words around it depend on the server's language.
+        return failure.code == DUPLICATE_KEY and failure.constraint in ("PRIMARY", "nodoubt_decision.PRIMARY")
+
+    def is_retryable(self, failure: StatementFailed) -> bool:
+        return failure.code in _RETRYABLE
+
+    def is_missing(self, failure: StatementFailed) -> bool:
+        return failure.code == XAER_NOTA
+
+    def is_locked(self, failure: StatementFailed) -> bool:
+        # A deadlock, too, means that somebody holds a key.
+        return failure.code in (LOCK_WAIT_TIMEOUT, DEADLOCK)
+
+    async def undo(self, session: Session, branch: BranchId) -> bool:
+        xid = _xid(branch)
+        # It may have ended before, or a deadlock made it roll back only; XA ROLLBACK tells.
+        with contextlib.suppress(StatementFailed):
+            await session.command(f"XA END {xid}")
+        try:
+            await session.command(f"XA ROLLBACK {xid}")
+        except StatementFailed:
+            return False
+        return True
+
+    async def prepared(self, session: Session, domain: str) -> Listing:
+        await self.learn(session)
+        ((now_s,),) = await session.query("SELECT UNIX_TIMESTAMP(NOW(3))")
+        # MySQL would show a foreign id's bytes as text; MariaDB sends them as they are.
+        rows = await session.query("XA RECOVER" if self.is_mariadb else "XA RECOVER CONVERT XID")
+        ours: list[PreparedBranch] = []
+        foreign = 0
+        for row in rows:
+            branch = _branch_id(row)
+            if branch is None or (branch.domain != domain and self._is_here(branch)):
+                foreign += 1
+            elif self._is_here(branch):
+                # No server keeps the time of preparation.
+                ours.append(PreparedBranch(id=branch, age_s=max(0.0, float(now_s) - gid_unix_ms(branch.gid) / 1000)))
+        return Listing(ours=tuple(ours), foreign=foreign)
+
+    def _is_here(self, branch: BranchId) -> bool:
+        """Whether a branch of this server is one of this database."""
+        return branch.session[TOKEN_LENGTH:] == self._mark
+
+    async def end_owner(self, session: Session, branch: BranchId, handle: str) -> bool:
+        token = (branch.session or handle)[:TOKEN_LENGTH]
+        if not token:
+            return True
+        killed = None
+        for _ in range(KILL_POLLS_MAX):
+            ((owner,),) = await session.query(f"SELECT IS_USED_LOCK({literal('nodoubt:' + token)})")
+            if owner is None:
+                return True
+            if owner != killed:
+                try:
+                    await session.command(f"KILL {int(owner)}")
+                except StatementFailed as failure:
+                    if failure.code != NO_SUCH_THREAD:
+                        return False
+                killed = owner
+            await session.query(f"SELECT SLEEP({KILL_POLL_S})")
+        return False
+
+    async def applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        gids = literals(sorted({gid for gid, _ in branches}))
+        rows = await session.query(f"SELECT gid, branch FROM {self._schema}nodoubt_branch WHERE gid IN ({gids})")
+        return {(gid, branch) for gid, branch in rows} & set(branches)
+
+    async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
+        values = ",".join(f"({literal(gid)},'aborted','{{}}','')" for gid in sorted(gids))
+        await session.command(
+            f"SET SESSION innodb_lock_wait_timeout = {math.ceil(lock_timeout_s)};{self._read_committed}START TRANSACTION;"
+            f"INSERT INTO {self._schema}nodoubt_decision (gid, decision, participants, reason) VALUES {values}"
+            " ON DUPLICATE KEY UPDATE probes = probes + 1"
+        )
+        # All rows are locked by this transaction now: those without a probe are its own, whoever else probes meanwhile.
+        rows = await self._rows(session, f"WHERE gid IN ({literals(gids)})")
+        # Each row was changed, so this commit forces the log, and with it every decision that was read.
+        await session.command("COMMIT")
+        return {
+            row[0]: HomeSays.FRESH if row[1] == "aborted" and row[6] == 0 else decision_row(*row[:6]).says
+            for row in rows
+        }
+
+    async def decisions(self, session: Session, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
+        rows = await self._rows(session, f"WHERE gid IN ({literals(gids)})")
+        if rows:
+            # What was seen may not be on disk yet; a committed write forces all that was logged before it.
+            await session.command(
+                f"UPDATE {self._schema}nodoubt_decision SET probes = probes + 1"
+                f" WHERE gid IN ({literals(row[0] for row in rows)})"
+            )
+        return {row[0]: decision_row(*row[:6]) for row in rows}
+
+    async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
+        # Not forced: whoever finishes them probes first.
+        rows = await self._rows(
+            session, f"WHERE complete = 0 AND decision = 'committed' ORDER BY gid LIMIT {int(limit)}"
+        )
+        return [decision_row(*row[:6]) for row in rows]
+
+    async def _rows(self, session: Session, where: str) -> Sequence[Row]:
+        return await session.query(f"SELECT {_COLUMNS} FROM {self._schema}nodoubt_decision {where}")
+
+    def complete(self, gids: Sequence[str]) -> str:
+        # The count makes it a write, and so forced to disk, even where the row was complete already.
+        return (
+            f"UPDATE {self._schema}nodoubt_decision SET complete = 1, probes = probes + 1"
+            f" WHERE gid IN ({literals(gids)})"
+        )
+
+    def drop_evidence(self, gids: Sequence[str]) -> str:
+        return f"DELETE FROM {self._schema}nodoubt_branch WHERE gid IN ({literals(gids)})"
+
+    async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
+        return int(
+            await session.command(
+                f"{self._read_committed}DELETE FROM {self._schema}nodoubt_decision"
+                f" WHERE gid < {literal(before_gid)} AND (complete = 1 OR decision = 'aborted')"
+                f" AND decided_at < NOW(6) - INTERVAL {retention_s:f} SECOND ORDER BY gid LIMIT {int(limit)}"
+            )
+        )
+
+    def resolve(self, gid: str, *, commit: bool, reason: str) -> str:
+        decision = "committed" if commit else "aborted"
+        return (
+            f"INSERT INTO {self._schema}nodoubt_decision (gid, decision, participants, reason)"
+            f" VALUES ({literal(gid)},'{decision}','{{}}',{literal(reason)}) ON DUPLICATE KEY UPDATE probes = probes + 1"
+        )
+
+    async def identity(self, session: Session) -> Identity | None:
+        """The identity row; None where our tables were never made. Raises ConfigError."""
+        await self.learn(session)
+        try:
+            rows = await session.query(f"SELECT name, domain, id, schema_version FROM {self._schema}nodoubt_node")
+        except StatementFailed as failure:
+            if failure.code == NO_SUCH_TABLE:
+                return None
+            raise
+        return Identity(*rows[0]) if rows else None
+
+    async def check_identity(self, session: Session, name: str, domain: str) -> None:
+        check_identity(await self.identity(session), name, domain)
+
+    async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
+        return await inspect(self, session, name, domain)
+
+    def home_refusal(self, findings: Sequence[Finding]) -> str:
+        return "; ".join(f.text for f in findings if f.check == "durable" and f.level == "error")
+
+    async def install(self, session: Session, name: str, domain: str, random: str) -> str:
+        await self.learn(session)
+        lock = literal(f"nodoubt:install:{self._mark}")
+        ((held,),) = await session.query(f"SELECT GET_LOCK({lock}, {INSTALL_WAIT_S})")
+        if held != 1:
+            raise StatementFailed(LOCK_WAIT_TIMEOUT, "another installer of this database does not come to its end")
+        try:
+            found = await self.identity(session)
+            if found is not None:
+                check_identity(found, name, domain)
+                return f"{name}: already installed, schema {found.schema_version}"
+            # DDL commits statement by statement: the identity row comes last and says that all before it is there.
+            for text in DDL:
+                await session.command(text)
+            await session.command(self._identify(name, domain, literal(random)))
+        finally:
+            await session.query(f"SELECT RELEASE_LOCK({lock})")
+        return f"{name}: installed, schema {SCHEMA_VERSION}"
+
+    def ddl(self, name: str, domain: str) -> str:
+        return "".join(f"{text};\n" for text in (*DDL, self._identify(name, domain, "LEFT(MD5(UUID()), 8)")))
+
+    def _identify(self, name: str, domain: str, random: str) -> str:
+        return (
+            "INSERT INTO nodoubt_node (name, domain, id, schema_version)"
+            f" VALUES ({literal(name)}, {literal(domain)}, {random}, {SCHEMA_VERSION})"
+        )
+
+
+def _xid(branch: BranchId) -> str:
+    """A branch's id as XA statements want it; its parts hold nothing that needs quoting."""
+    gtrid, bqual = branch.xa()
+    return f"'{gtrid}','{bqual}',{XA_FORMAT}"
+
+
+def _branch_id(row: Row) -> BranchId | None:
+    """Read a row of XA RECOVER; None if the id is not ours."""
+    format_id, gtrid_length, bqual_length, data = row
+    raw = bytes.fromhex(data.removeprefix("0x")) if isinstance(data, str) else bytes(data)
+    if format_id != XA_FORMAT or len(raw) != gtrid_length + bqual_length or not raw.isascii():
+        return None
+    text = raw.decode("ascii")
+    return parse_xa(text[:gtrid_length], text[gtrid_length:])

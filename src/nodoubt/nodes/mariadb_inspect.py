@@ -1,0 +1,138 @@
+"""What ``nodoubt doctor`` looks at on MariaDB and MySQL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nodoubt.errors import ConfigError
+from nodoubt.nodes.contract import Finding
+from nodoubt.nodes.dialect import Session
+from nodoubt.nodes.failures import StatementFailed
+from nodoubt.nodes.identity import check_identity
+
+if TYPE_CHECKING:
+    from nodoubt.nodes.mariadb import MariaDB
+
+_MARIADB_MIN = (10, 5)
+_MYSQL_MIN = (8, 0)
+#: A key that no gid can be.
+_NOBODY = "'nobody'"
+
+
+def too_old(version: str) -> str | None:
+    """Why a server of this ``VERSION()`` cannot be a node; None if it can."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    found = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+    kind, least = ("MariaDB", _MARIADB_MIN) if "mariadb" in version.lower() else ("MySQL", _MYSQL_MIN)
+    if found >= least:
+        return None
+    return f"{kind} {version} is older than {least[0]}.{least[1]}: it rolls prepared branches back at disconnect"
+
+
+async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) -> Sequence[Finding]:
+    """Look at one server; raises only StatementFailed and ConnectionLost."""
+    ((version,),) = await session.query("SELECT VERSION()")
+    if (why := too_old(version)) is not None:
+        return [Finding(check="version", level="error", text=why, fix="upgrade the server")]
+    return [
+        Finding(check="version", level="ok", text=version),
+        await _durable(session),
+        *await _prepared(dialect, session, domain),
+        *await _engines(session),
+        await _identity(dialect, session, name, domain),
+        await _privileges(session),
+    ]
+
+
+async def _durable(session: Session) -> Finding:
+    ((flush, log_bin, sync_binlog),) = await session.query(
+        "SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog"
+    )
+    if int(flush) != 1:
+        return Finding(
+            check="durable",
+            level="error",
+            text=f"innodb_flush_log_at_trx_commit is {flush}: a commit may be lost when the machine stops",
+            fix="set innodb_flush_log_at_trx_commit = 1; until then the node is refused as home",
+        )
+    if int(log_bin) and int(sync_binlog) != 1:
+        return Finding(
+            check="durable",
+            level="error",
+            text=f"sync_binlog is {sync_binlog} while the binary log is on: a commit may be lost when the machine stops",
+            fix="set sync_binlog = 1; until then the node is refused as home",
+        )
+    return Finding(check="durable", level="ok", text="every commit is forced to disk")
+
+
+async def _prepared(dialect: MariaDB, session: Session, domain: str) -> Sequence[Finding]:
+    try:
+        listing = await dialect.prepared(session, domain)
+    except StatementFailed as failure:
+        return [
+            Finding(
+                check="prepared",
+                level="error",
+                text=f"prepared branches cannot be listed: {failure}",
+                fix="on MySQL: GRANT XA_RECOVER_ADMIN ON *.* TO this user",
+            )
+        ]
+    findings = [Finding(check="prepared", level="ok", text=f"{len(listing.ours)} prepared branches of ours")]
+    if listing.foreign:
+        findings.append(
+            Finding(
+                check="foreign",
+                level="warning",
+                text=f"{listing.foreign} prepared branches of other transaction managers or domains hold locks here",
+                fix="look with XA RECOVER; nodoubt leaves them alone",
+            )
+        )
+    return findings
+
+
+async def _engines(session: Session) -> Sequence[Finding]:
+    rows = await session.query(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
+        " AND table_type = 'BASE TABLE' AND engine <> 'InnoDB' ORDER BY table_name LIMIT 5"
+    )
+    if not rows:
+        return []
+    tables = ", ".join(table for (table,) in rows)
+    return [
+        Finding(
+            check="prepared",
+            level="warning",
+            text=f"writes to tables that are not InnoDB cannot be rolled back: {tables}",
+            fix="ALTER TABLE … ENGINE=InnoDB, or keep them out of transactions",
+        )
+    ]
+
+
+async def _identity(dialect: MariaDB, session: Session, name: str, domain: str) -> Finding:
+    try:
+        check_identity(await dialect.identity(session), name, domain)
+    except ConfigError as error:
+        return Finding(check="identity", level="error", text=error.message, fix=error.hint)
+    return Finding(check="identity", level="ok", text=f"this database is node {name!r} of domain {domain!r}")
+
+
+async def _privileges(session: Session) -> Finding:
+    """Try what transactions and recovery do; sessions of one's own may always be killed, and XA COMMIT asks for nothing."""
+    try:
+        await session.command(
+            f"START TRANSACTION;INSERT INTO nodoubt_branch VALUES ({_NOBODY}, 0);"
+            "INSERT INTO nodoubt_decision (gid, decision, participants, reason)"
+            f" VALUES ({_NOBODY}, 'aborted', '{{}}', '') ON DUPLICATE KEY UPDATE probes = probes + 1;"
+            f"DELETE FROM nodoubt_branch WHERE gid = {_NOBODY};DELETE FROM nodoubt_decision WHERE gid = {_NOBODY};ROLLBACK"
+        )
+    except StatementFailed as failure:
+        await session.command("ROLLBACK")
+        return Finding(
+            check="privileges",
+            level="error",
+            text=f"our tables cannot be used: {failure}",
+            fix="GRANT SELECT, INSERT, UPDATE, DELETE on the nodoubt_ tables to this user",
+        )
+    return Finding(check="privileges", level="ok", text="this user can decide, prepare and settle")

@@ -1,0 +1,126 @@
+"""MariaDB and MySQL by PyMySQL, synchronous. The only file that imports pymysql.
+
+The coroutines here block and never suspend: they belong to a world of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import pymysql
+
+from nodoubt.nodes.dialect import NodeSettings, Row
+from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.guard import Guard
+from nodoubt.nodes.mariadb_drivers import MULTI_STATEMENTS, MySQLConnection, options, refuse_login, understand
+
+
+class PymysqlConnection(MySQLConnection):
+    """PyMySQL's connection, asking the branch's guard before each statement of the user."""
+
+    __slots__ = ()
+
+    def cursor(self, cursor: Any = None) -> Any:
+        self._guard.check_open()
+        return (cursor or self._raw.cursorclass)(self)
+
+    def query(self, sql: str | bytes | bytearray, unbuffered: bool = False) -> Any:
+        with self.statement(sql):
+            affected = self._raw.query(sql, unbuffered)
+            self.adopt_unbuffered()
+            self.check_inside(sql)
+        return affected
+
+    def next_result(self, unbuffered: bool = False) -> Any:
+        self._guard.check_open()
+        try:
+            affected = self._raw.next_result(unbuffered)
+        except BaseException as error:
+            self._guard.failed(error)
+            raise
+        self.adopt_unbuffered()
+        return affected
+
+    def _read_packet(self, *arguments: Any) -> Any:
+        try:
+            return self._raw._read_packet(*arguments)
+        except BaseException as error:
+            self._guard.failed(error)
+            raise
+
+
+class PymysqlSession:
+    """See :class:`nodoubt.nodes.dialect.Session`."""
+
+    __slots__ = ("_raw", "handle", "token")
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+        self.token = ""
+        self.handle = ""
+
+    async def command(self, sql: str) -> str:
+        self._run(sql)
+        return str(self._raw.affected_rows())
+
+    async def query(self, sql: str) -> Sequence[Row]:
+        self._run(sql)
+        return [tuple(row) for row in self._raw._result.rows or ()]
+
+    def _run(self, sql: str) -> None:
+        """Send a text and read all of its answers: only the last one says that all before it succeeded."""
+        raw = self._raw
+        try:
+            if raw._result is not None and raw._result.unbuffered_active:
+                raw._result._finish_unbuffered_query()
+            raw.query(sql)
+            while raw._result.has_next:
+                raw.next_result()
+        except Exception as error:
+            failure = _understand(error)
+            if isinstance(failure, ConnectionLost):
+                self.abandon()
+            raise failure from error
+
+    def bind(self, guard: Guard) -> PymysqlConnection:
+        return PymysqlConnection(self._raw, guard)
+
+    def unbind(self) -> None:
+        # After a clean end nothing is left to read; after any other the connection is given up, and PyMySQL must not
+        # try to read the rest when it collects the result.
+        if self._raw._result is not None:
+            self._raw._result.unbuffered_active = False
+
+    def abandon(self) -> None:
+        # Only shut down: closing while another thread reads would wait for it. Collecting the object closes it.
+        with contextlib.suppress(OSError):
+            if (sock := self._raw._sock) is not None:
+                # Not the method of ssl.SSLSocket, which takes the encryption away from under the reader.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    async def close(self) -> None:
+        with contextlib.suppress(pymysql.err.Error, OSError):
+            self._raw.close()
+
+
+def _understand(error: Exception) -> StatementFailed | ConnectionLost:
+    return understand(error, from_driver=isinstance(error, pymysql.err.MySQLError))
+
+
+class PymysqlDriver:
+    """See :class:`nodoubt.nodes.dialect.Driver`."""
+
+    async def connect(self, settings: NodeSettings) -> PymysqlSession:
+        wanted = options(settings)
+        wanted["client_flag"] = wanted.get("client_flag", 0) | MULTI_STATEMENTS
+        read_timeout_s = wanted.pop("read_timeout", None)
+        try:
+            # The greeting of a server that hangs must not be waited for longer than its port.
+            raw: Any = pymysql.connect(**wanted, read_timeout=settings.connect_timeout_s)
+        except (pymysql.err.MySQLError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise refuse_login(error, from_driver=isinstance(error, pymysql.err.MySQLError)) from error
+        raw._read_timeout = read_timeout_s
+        return PymysqlSession(raw)
