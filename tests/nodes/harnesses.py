@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import closing
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
+import pymysql
 
+from nodoubt.engine.worlds import run_now
+from nodoubt.errors import GuardError
 from nodoubt.nodes.contract import Branch, Node
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.memory import DECISION, MemoryDialect, MemoryNode, MemorySession
@@ -86,14 +92,18 @@ class MemoryHarness(Harness):
 class ServerHarness(Harness):
     """What database servers have in common: a URL, the node of the registry, a server that can crash."""
 
+    #: Names the driver where the registry would choose another one.
+    scheme = ""
+
     def __init__(self, url: str, server: Server) -> None:
         super().__init__()
         self.url = url
+        self.node_url = url.replace(urlsplit(url).scheme, self.scheme or urlsplit(url).scheme, 1)
         self.server = server
 
     def node(self, name: str = "here", domain: str = DOMAIN, **settings: Any) -> Node:
         return make_node(
-            name, domain, NodeSettings(url=self.url, **settings), self.world, asynchronous=self.asynchronous
+            name, domain, NodeSettings(url=self.node_url, **settings), self.world, asynchronous=self.asynchronous
         )
 
     async def restart(self) -> None:
@@ -110,8 +120,10 @@ class ServerHarness(Harness):
 class SqlHarness(ServerHarness):
     """SQL that all servers read alike; subclasses carry it on a connection of their driver."""
 
+    #: A statement that lasts half a second.
+    SLEEP = ""
     UPSERT = "INSERT INTO fact VALUES ('{key}', '{value}') ON CONFLICT (name) DO UPDATE SET value = '{value}'"
-    DECISION = "nodoubt.decision"
+    HOLD = "INSERT INTO nodoubt.decision (gid, decision, complete) VALUES ('{gid}', 'committed', true)"
 
     async def execute(self, connection: Any, sql: str) -> list[Any]:
         """Run one statement as a user would and fetch its rows."""
@@ -138,13 +150,13 @@ class SqlHarness(ServerHarness):
         await self.execute(connection, "COMMIT")
 
     async def hold_decision(self, connection: Any, gid: str) -> None:
-        await self.execute(
-            connection, f"INSERT INTO {self.DECISION} (gid, decision, complete) VALUES ('{gid}', 'committed', true)"
-        )
+        await self.execute(connection, self.HOLD.format(gid=gid))
 
 
 class PostgreSQLHarness(SqlHarness):
     """PostgreSQL; an administrator's connection makes tables and ends sessions."""
+
+    SLEEP = "SELECT pg_sleep(0.5)"
 
     def _administer(self, sql: str) -> None:
         with psycopg.connect(self.url, autocommit=True) as administrator:
@@ -167,3 +179,103 @@ class AsyncpgHarness(PostgreSQLHarness):
     async def execute(self, connection: Any, sql: str) -> list[Any]:
         rows: list[Any] = await connection.fetch(sql)
         return rows
+
+
+class AsyncPsycopgHarness(PostgreSQLHarness):
+    """PostgreSQL by psycopg, suspending."""
+
+    scheme = "postgresql+psycopg"
+
+    async def execute(self, connection: Any, sql: str) -> list[Any]:
+        cursor = await connection.execute(sql)
+        return await cursor.fetchall() if cursor.description else []
+
+
+class BlockingHarness(SqlHarness):
+    """Drivers that block: two operations at once come from two threads."""
+
+    asynchronous = False
+
+    async def start_two(self, connection: Any) -> None:
+        refused: list[GuardError] = []
+
+        def last() -> None:
+            try:
+                run_now(self.execute(connection, self.SLEEP))
+            except GuardError as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=last)
+        thread.start()
+        while thread.is_alive() and not refused:
+            try:
+                await self.get(connection, "key")
+            except GuardError as error:
+                refused.append(error)
+        thread.join()
+        if refused:
+            raise refused[0]
+
+
+class PsycopgHarness(BlockingHarness, PostgreSQLHarness):
+    """PostgreSQL by psycopg, blocking."""
+
+    async def execute(self, connection: Any, sql: str) -> list[Any]:
+        cursor = connection.execute(sql)
+        return list(cursor.fetchall()) if cursor.description else []
+
+
+class MariaDBHarness(SqlHarness):
+    """MariaDB; an administrator's connection makes tables and ends sessions."""
+
+    SLEEP = "SELECT SLEEP(0.5)"
+    UPSERT = "REPLACE INTO fact VALUES ('{key}', '{value}')"
+    HOLD = (
+        "INSERT INTO nodoubt_decision (gid, decision, participants, complete, reason)"
+        " VALUES ('{gid}', 'committed', '{{}}', 1, '')"
+    )
+
+    def _administer(self, *statements: str) -> None:
+        parts = urlsplit(self.url)
+        with (
+            closing(
+                pymysql.connect(
+                    host=parts.hostname,
+                    port=parts.port or 3306,
+                    user=parts.username,
+                    database=parts.path[1:],
+                    autocommit=True,
+                )
+            ) as administrator,
+            administrator.cursor() as cursor,
+        ):
+            for statement in statements:
+                cursor.execute(statement)
+
+    async def make_table(self) -> None:
+        self._administer("CREATE TABLE fact (name VARCHAR(60) PRIMARY KEY, value TEXT) ENGINE=InnoDB")
+
+    async def run_ddl(self, text: str) -> None:
+        self._administer(*[statement for statement in text.split(";\n") if statement.strip()])
+
+    async def cut(self, branch: Branch) -> None:
+        ((session,),) = await self.execute(branch.connection, "SELECT CONNECTION_ID()")
+        self._administer(f"KILL {session}")
+
+
+class AiomysqlHarness(MariaDBHarness):
+    """MariaDB by aiomysql."""
+
+    async def execute(self, connection: Any, sql: str) -> list[Any]:
+        async with connection.cursor() as cursor:
+            await cursor.execute(sql)
+            return list(await cursor.fetchall()) if cursor.description else []
+
+
+class PymysqlHarness(BlockingHarness, MariaDBHarness):
+    """MariaDB by PyMySQL."""
+
+    async def execute(self, connection: Any, sql: str) -> list[Any]:
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall()) if cursor.description else []

@@ -5,9 +5,16 @@ from __future__ import annotations
 import pytest
 
 from nodoubt.testing.conformance import Harness, NodeConformance
-from nodoubt.testing.servers import PostgreSQLServer
+from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer
 from tests.conftest import DatabaseFactory
-from tests.nodes.harnesses import AsyncpgHarness, MemoryHarness
+from tests.nodes.harnesses import (
+    AiomysqlHarness,
+    AsyncpgHarness,
+    AsyncPsycopgHarness,
+    MemoryHarness,
+    PsycopgHarness,
+    PymysqlHarness,
+)
 
 
 class TestMemory(NodeConformance):
@@ -24,3 +31,35 @@ class TestAsyncpg(NodeConformance):
     @pytest.fixture
     def harness(self, database: DatabaseFactory, postgresql: PostgreSQLServer) -> Harness:
         return AsyncpgHarness(database("postgresql"), postgresql)
+
+
+class TestPsycopg(NodeConformance):
+    """PostgreSQL by psycopg, blocking."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, postgresql: PostgreSQLServer) -> Harness:
+        return PsycopgHarness(database("postgresql"), postgresql)
+
+
+class TestAsyncPsycopg(NodeConformance):
+    """PostgreSQL by psycopg, suspending."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, postgresql: PostgreSQLServer) -> Harness:
+        return AsyncPsycopgHarness(database("postgresql"), postgresql)
+
+
+class TestAiomysql(NodeConformance):
+    """MariaDB by aiomysql."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, mariadb: MariaDBServer) -> Harness:
+        return AiomysqlHarness(database("mariadb"), mariadb)
+
+
+class TestPymysql(NodeConformance):
+    """MariaDB by PyMySQL."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, mariadb: MariaDBServer) -> Harness:
+        return PymysqlHarness(database("mariadb"), mariadb)

@@ -93,7 +93,7 @@ class FenceIgnored(Mutant):
     class branch_class(SqlBranch):  # noqa: N801
         __slots__ = ()
 
-        def fence(self, error: BaseException) -> None:
+        def fence(self, error: BaseException | None = None) -> None:
             pass
 
 
