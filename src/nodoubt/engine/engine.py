@@ -150,7 +150,7 @@ class Engine:
 
     async def in_doubt(self) -> list[Doubt]:
         """Everything that is prepared or decided and not finished, and not at work in this process. Touches nothing."""
-        return (await self._settler.look(grace_s=self.settings.grace_s)).waiting
+        return (await self._settler.look()).waiting
 
     async def outcome(self, gid: str) -> Outcome:
         """What became of a transaction, of this process or any other, as long as its decision is retained."""

@@ -1,6 +1,7 @@
 """Settling: bring what others left, and what we could not finish ourselves, to its decision.
 
-The order of reading is a safety rule (recovery rule 1): each node's prepared list first, then our live transactions, then home.
+The order of reading is a safety rule (recovery rules 1 and 3): unfinished decisions, each node's prepared list, our live
+transactions, then home.
 Everything found goes through the protocol's machine, with the same performer as live work. Settling is idempotent and may run
 in many processes at once.
 """
@@ -53,6 +54,8 @@ class SettleReport:
     committed: int = 0
     rolled_back: int = 0
     completed: int = 0
+    #: Branches that were left to their owners.
+    young: int = 0
     waiting: list[Doubt] = field(default_factory=list)
     strays: list[Doubt] = field(default_factory=list)
     unreachable: dict[str, str] = field(default_factory=dict)
@@ -113,31 +116,33 @@ class Settler:
         report.seconds = self._world.now() - started
         return report
 
-    async def look(self, *, grace_s: float) -> SettleReport:
+    async def look(self) -> SettleReport:
         """What is in doubt, without touching it: homes are read, not probed."""
         report = SettleReport()
-        cases = await self._look(report, grace_s, (), probing=False)
+        cases = await self._look(report, 0, (), probing=False)
         report.waiting = [doubt for case in cases.values() for doubt in case.doubts]
         return report
 
     async def _look(
         self, report: SettleReport, grace_s: float, owed: Collection[str], *, probing: bool = True
     ) -> dict[str, _Case]:
-        listed = await self._listed(report)
-        cases: dict[str, _Case] = {}
-        for node, branches in listed.items():
+        # The order of reading is the proof: a participant of a decision that was read is prepared or finished by the time
+        # that its node is listed; a live transaction that is not listed yet is not touched; and home is asked last.
+        unfinished = await self._unfinished(report)
+        cases = {row.gid: _Case(gid=row.gid, home=home, row=row) for home, rows in unfinished.items() for row in rows}
+        for node, branches in (await self._listed(report)).items():
             for branch in branches:
                 case = cases.setdefault(branch.id.gid, _Case(gid=branch.id.gid, home=branch.id.home))
                 case.prepared[branch.id.branch] = (node, branch)
-        # Live transactions are looked up after the lists: one that began to prepare later is not on them.
-        for gid in [gid for gid in cases if self._live(gid)]:
-            del cases[gid]
-        await self._add_unfinished(report, cases)
-        await self._ask_homes(cases, probing=probing)
-        await self._ask_evidence(report, cases)
+        cases = {gid: case for gid, case in cases.items() if not self._live(gid)}
+        ripe = {gid for gid, case in cases.items() if gid in owed or case.age_s(self._seen) >= grace_s}
+        asked = [case for gid, case in cases.items() if gid in ripe]
+        await self._ask_homes(asked, probing=probing)
+        await self._ask_evidence(report, asked)
+        # Evidence is dropped behind a decision that was marked complete meanwhile.
+        await self._ask_homes([case for case in asked if case.is_suspect], probing=False)
         for case in cases.values():
-            ripe = case.gid in owed or case.age_s(self._seen) >= grace_s
-            self._judge(case, Age.RIPE if ripe else Age.YOUNG, report)
+            self._judge(case, Age.RIPE if case.gid in ripe else Age.YOUNG, report)
         return cases
 
     async def _each(self, nodes: Iterable[Node], ask: Callable[[Node], Any], report: SettleReport) -> dict[str, Any]:
@@ -166,20 +171,13 @@ class Settler:
     def _seen(self, branch: BranchId) -> float:
         return self._world.now() - self._first_seen.get(branch, self._world.now())
 
-    async def _add_unfinished(self, report: SettleReport, cases: dict[str, _Case]) -> None:
-        homes = [
-            node for node in self._nodes.values() if node.capabilities.home and node.name not in report.unreachable
-        ]
-        rows = await self._each(homes, lambda node: node.unfinished(UNFINISHED_MAX), report)
-        for home, unfinished in rows.items():
-            for row in unfinished:
-                if not self._live(row.gid):
-                    case = cases.setdefault(row.gid, _Case(gid=row.gid, home=home))
-                    case.row = row
+    async def _unfinished(self, report: SettleReport) -> dict[str, Sequence[DecisionRow]]:
+        homes = [node for node in self._nodes.values() if node.capabilities.home]
+        return await self._each(homes, lambda node: node.unfinished(UNFINISHED_MAX), report)
 
-    async def _ask_homes(self, cases: Mapping[str, _Case], *, probing: bool) -> None:
+    async def _ask_homes(self, cases: Iterable[_Case], *, probing: bool) -> None:
         by_home: dict[str, list[_Case]] = defaultdict(list)
-        for case in cases.values():
+        for case in cases:
             by_home[case.home].append(case)
 
         async def ask(home: str, asked: Sequence[_Case]) -> None:
@@ -202,10 +200,11 @@ class Settler:
         batches = [(home, asked[i : i + BATCH]) for home, asked in by_home.items() for i in range(0, len(asked), BATCH)]
         await self._world.together([ask(home, asked) for home, asked in batches])
 
-    async def _ask_evidence(self, report: SettleReport, cases: Mapping[str, _Case]) -> None:
+    async def _ask_evidence(self, report: SettleReport, cases: Sequence[_Case]) -> None:
         """For decided transactions: of the participants that are not listed, which left their evidence?"""
         asked: dict[str, list[tuple[str, int]]] = defaultdict(list)
-        for case in cases.values():
+        by_gid = {case.gid: case for case in cases}
+        for case in cases:
             for branch, node in case.participants.items():
                 if branch not in case.prepared:
                     asked[node].append((case.gid, branch))
@@ -221,15 +220,14 @@ class Settler:
                     continue
                 for gid, branch in batch:
                     says = NodeSays.APPLIED if (gid, branch) in there else NodeSays.ABSENT
-                    cases[gid].absent[branch] = (name, says)
+                    by_gid[gid].absent[branch] = says
 
     def _judge(self, case: _Case, age: Age, report: SettleReport) -> None:
         """Find each branch's verdict."""
         nodes = {number: node for number, (node, _) in case.prepared.items()} | dict(case.participants)
         for number, node in sorted(nodes.items()):
-            says = NodeSays.PREPARED if number in case.prepared else case.absent.get(number, ("", NodeSays.SILENT))[1]
-            # Work that is seen to be there needs no grace.
-            found = verdict(case.says, says, Whose.OURS, Age.RIPE if says is NodeSays.APPLIED else age)
+            says = NodeSays.PREPARED if number in case.prepared else case.absent.get(number, NodeSays.SILENT)
+            found = verdict(case.says, says, Whose.OURS, age)
             case.verdicts[number] = found
             doubt = Doubt(
                 gid=case.gid,
@@ -245,6 +243,8 @@ class Settler:
                 if (case.gid, number) not in self._reported:
                     self._reported.add((case.gid, number))
                     logger.error("%s branch %d on %r: %s", case.gid, number, node, found.why)
+            elif age is Age.YOUNG:
+                report.young += 1
             elif found.action is Action.WAIT:
                 report.waiting.append(doubt)
             if found.action is not Action.DONE:
@@ -301,7 +301,7 @@ class _Case:
     says: HomeSays = HomeSays.SILENT
     row: DecisionRow | None = None
     prepared: dict[int, tuple[str, PreparedBranch]] = field(default_factory=dict)
-    absent: dict[int, tuple[str, NodeSays]] = field(default_factory=dict)
+    absent: dict[int, NodeSays] = field(default_factory=dict)
     verdicts: dict[int, Verdict] = field(default_factory=dict)
     doubts: list[Doubt] = field(default_factory=list)
     owes: bool = False
@@ -309,6 +309,11 @@ class _Case:
     @property
     def participants(self) -> Mapping[int, str]:
         return self.row.participants if self.row else {}
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether a branch seems to have been rolled back against a decision that was incomplete when home was asked."""
+        return self.says is HomeSays.COMMITTED and NodeSays.ABSENT in self.absent.values()
 
     @property
     def is_complete(self) -> bool:

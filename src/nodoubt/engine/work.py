@@ -110,7 +110,7 @@ class Work:
         if not self.is_open:
             return self.outcome
         try:
-            return await self._end(m.AbortRequested(reason=reason))
+            return await self._end(m.AbortRequested(reason=self._doom.message if self._doom else reason))
         except Aborted:
             return self.outcome
 

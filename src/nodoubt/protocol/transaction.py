@@ -20,6 +20,7 @@ from nodoubt.errors import InvariantBroken, Outcome, require
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.states import ASKED, BRANCHES, ORDERED, PHASES, BranchState, Phase
 
+_COMMITTED = Outcome(state="committed")
 _PROMISED = (BranchState.PREPARED, BranchState.UNSURE)
 _ENDED = (BranchState.COMMITTED, BranchState.ROLLED_BACK, BranchState.RELEASED, BranchState.STRAYED)
 
@@ -33,6 +34,7 @@ class Transaction:
         "fenced",
         "gid",
         "home",
+        "left_over",
         "nodes",
         "participants",
         "phase",
@@ -54,6 +56,8 @@ class Transaction:
         self.participants: dict[int, str] = {}
         #: A tombstone is known to be durable at home.
         self.fenced = False
+        #: The machine has ended and handed branches over.
+        self.left_over = False
         #: ``Probe`` was ordered.
         self.probed = False
         self.reason = ""
@@ -75,6 +79,8 @@ class Transaction:
     @property
     def outcome(self) -> Outcome:
         """What may be told to the caller now."""
+        if self.phase is Phase.COMMITTED and not self.left_over:
+            return _COMMITTED
         strays = tuple([self.nodes[number] for number in self._numbers(BranchState.STRAYED)])
         left = tuple([node for node, state in zip(self.nodes, self.branches, strict=True) if state not in _ENDED])
         match self.phase:
@@ -159,7 +165,8 @@ class Transaction:
         return [number for number, state in enumerate(self.branches) if state in states]
 
     def _hand_over_or(self, orders: list[m.Order], otherwise: m.Order | None) -> None:
-        if self._numbers(BranchState.OWED, BranchState.STRAYED):
+        if BranchState.OWED in self.branches or BranchState.STRAYED in self.branches:
+            self.left_over = True
             orders.append(m.HandOver())
         elif otherwise is not None:
             orders.append(otherwise)

@@ -1,0 +1,34 @@
+"""The zombie (C16): stopped at each boundary from C3 to C9, settled elsewhere, then woken. It must meet what was decided."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from nodoubt import AsyncTransactionManager
+from tests.crash.harness import DOMAIN, Victim, check, settle
+from tests.crash.points import Case, cases
+
+ZOMBIES = [case for case in cases() if case.end == "commit" and "C3" <= case.c <= "C9" and len(case.c) == 2]
+
+
+@pytest.mark.parametrize("case", ZOMBIES, ids=str)
+async def test_stopped_settled_and_woken(
+    case: Case, nodes: dict[str, str], start: Callable[..., Victim], work_id: int
+) -> None:
+    victim = start(nodes=nodes, nodes_in_order=case.names, id=work_id, end=case.end, point=case.point, action="stop")
+    victim.wait_until_stopped()
+    async with AsyncTransactionManager.open(dict(nodes), domain=DOMAIN, settle=False) as tm:
+        first = await tm.settle(grace_s=0)
+    # Nobody can take a SQLite database from a process that is alive: its branch waits, with everybody else settled.
+    held = {"sqlite"} & set(case.names)
+    assert {doubt.node for doubt in first.waiting} <= held | ({"mariadb"} if case.c == "C4" else set()), first
+    os.kill(victim.process.pid, signal.SIGCONT)
+    assert victim.end() == 0
+    await settle(nodes)
+    end = check(nodes, case.names, work_id, victim.said["gid"], told=victim.said["told"])
+    if case.c in ("C8", "C9"):
+        assert end == "committed"

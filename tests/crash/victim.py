@@ -1,0 +1,133 @@
+"""A process that runs one transaction and is killed, stopped or paused in the middle of it, exactly where it was told to.
+
+Run by ``harness``: ``python -m tests.crash.victim SPEC``; says what happens as JSON lines on standard output. A point is the
+``n``-th time that the performer is about to carry out an order (``order Prepare 1``), that a fact is about to enter the machine
+(``fact Prepared 1``), or that an order's packet has left and its answer was not read (``sent Prepare 1``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import functools
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from nodoubt import AsyncTransactionManager, NodoubtError
+from nodoubt.nodes.aiomysql_driver import AiomysqlSession
+from nodoubt.nodes.asyncpg_driver import AsyncpgSession
+
+
+def say(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+def strike(action: str) -> None:
+    """Do to ourselves what the test wants at this point."""
+    say(struck=True)
+    match action:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "pause":
+            sys.stdin.readline()
+
+
+class Fuse:
+    """Counts the moments of a run and strikes at the one that was asked for."""
+
+    def __init__(self, point: str, action: str) -> None:
+        self.point = point
+        self.action = action
+        self.armed = False
+        self.seen: collections.Counter[str] = collections.Counter()
+
+    def watch(self, moment: str, gid: str, message: object) -> None:
+        self.moment(f"{moment} {type(message).__name__}")
+
+    def moment(self, name: str) -> None:
+        self.seen[name] += 1
+        if f"{name} {self.seen[name]}" == self.point:
+            strike(self.action)
+        # An order that is about to be carried out may be the one whose answer must not be read.
+        if f"{name.replace('order', 'sent')} {self.seen[name]}" == self.point:
+            self.armed = True
+
+    def cut_replies(self, session: type[Any]) -> None:
+        """Make the driver strike when the packet of an armed order has left."""
+        command = session.command
+
+        @functools.wraps(command)
+        async def send_only(this: Any, sql: str) -> str:
+            if not self.armed:
+                result: str = await command(this, sql)
+                return result
+            self.armed = False
+            sending = asyncio.ensure_future(command(this, sql))
+            await asyncio.wait({sending}, timeout=0)
+            strike(self.action)
+            answer: str = await sending
+            return answer
+
+        session.command = send_only
+
+
+async def work(tm: AsyncTransactionManager, spec: dict[str, Any], fuse: Fuse) -> None:
+    insert = f"INSERT INTO work VALUES ({spec['id']})"
+    async with tm.transaction(home=spec["nodes_in_order"][0], timeout=30) as tx:
+        say(gid=tx.gid)
+        fuse.moment("begun")
+        for name in spec["nodes_in_order"]:
+            connection = await tx.on(name)
+            fuse.moment("opened")
+            await run(connection, insert)
+        fuse.moment("worked")
+        match spec["end"]:
+            case "raise":
+                raise LookupError("the block gives up")
+            case "refuse":
+                # A statement fails in the last branch and the block does not care: the vote must be no.
+                with contextlib.suppress(Exception):
+                    await run(connection, insert)
+
+
+async def run(connection: Any, sql: str) -> None:
+    """Run a statement by whichever driver's own connection this is."""
+    if not hasattr(connection, "execute"):
+        async with connection.cursor() as cursor:
+            await cursor.execute(sql)
+        return
+    result = connection.execute(sql)
+    if asyncio.iscoroutine(result):
+        await result
+
+
+async def main(spec: dict[str, Any]) -> None:
+    fuse = Fuse(spec.get("point", ""), spec.get("action", ""))
+    fuse.cut_replies(AsyncpgSession)
+    fuse.cut_replies(AiomysqlSession)
+    tm = AsyncTransactionManager.open(spec["nodes"], domain=spec["domain"], settle=False, watch=fuse.watch)
+    async with tm:
+        if spec["end"] == "settle":
+            for _ in range(spec["rounds"]):
+                report = await tm.settle(grace_s=0)
+                if not report.waiting and not report.unreachable:
+                    break
+            say(settled=report.settled, waiting=len(report.waiting))
+            return
+        try:
+            await work(tm, spec, fuse)
+            say(told="committed")
+        except NodoubtError as error:
+            say(told=error.outcome.state if error.outcome else "aborted", error=str(error))
+        except LookupError:
+            say(told="aborted")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(json.loads(sys.argv[1])))
