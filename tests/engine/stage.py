@@ -12,9 +12,10 @@ from nodoubt.engine.work import Work
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.errors import NodoubtError
 from nodoubt.nodes.dialect import NodeSettings
-from nodoubt.nodes.memory import DECISION, MemoryNode
+from nodoubt.nodes.memory import MemoryNode
 from nodoubt.nodes.memory_database import Call, Fate, MemoryDatabase
 from nodoubt.nodes.memory_database import Work as Written
+from nodoubt.nodes.memory_packets import DECISION
 from nodoubt.protocol.ids import BranchId, new_gid
 
 DOMAIN = "shop"

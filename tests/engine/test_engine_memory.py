@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from nodoubt.errors import Aborted
-from nodoubt.nodes.memory import BRANCH
 from nodoubt.nodes.memory_database import Fate
+from nodoubt.nodes.memory_packets import BRANCH
 from tests.engine.stage import NAMES, Stage, Trouble, told
 
 ALL = set(NAMES)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nodoubt.engine.settle import SettleReport
-from nodoubt.nodes.memory import BRANCH, DECISION
 from nodoubt.nodes.memory_database import Fate
+from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from nodoubt.protocol.ids import BranchId
 from tests.engine.stage import DOMAIN, Stage, Trouble, told
 

@@ -14,8 +14,9 @@ from nodoubt.engine.worlds import run_now
 from nodoubt.errors import GuardError
 from nodoubt.nodes.contract import Branch, Node
 from nodoubt.nodes.dialect import NodeSettings
-from nodoubt.nodes.memory import DECISION, MemoryDialect, MemoryNode, MemorySession
+from nodoubt.nodes.memory import MemoryDialect, MemoryNode, MemorySession
 from nodoubt.nodes.memory_database import Fate, MemoryDatabase
+from nodoubt.nodes.memory_packets import DECISION
 from nodoubt.nodes.registry import make_node
 from nodoubt.testing.conformance import Harness
 from nodoubt.testing.conformance.harness import DOMAIN

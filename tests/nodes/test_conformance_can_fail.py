@@ -10,8 +10,9 @@ import pytest
 from nodoubt.nodes.contract import Answer, Ended, Listing, Node, PreparedBranch, Said
 from nodoubt.nodes.dialect import NodeSettings, Session
 from nodoubt.nodes.failures import StatementFailed
-from nodoubt.nodes.memory import BRANCH, DECISION, MemoryDialect, MemoryNode
+from nodoubt.nodes.memory import MemoryDialect, MemoryNode
 from nodoubt.nodes.memory_database import MemoryDatabase
+from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from nodoubt.nodes.sql import SqlBranch
 from nodoubt.protocol.ids import BranchId, parse_text
 from nodoubt.protocol.verdicts import HomeSays
