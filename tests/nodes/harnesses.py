@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
+import apsw
 import psycopg
 import pymysql
 
@@ -18,6 +19,7 @@ from nodoubt.nodes.memory import MemoryDialect, MemoryNode, MemorySession
 from nodoubt.nodes.memory_database import Fate, MemoryDatabase
 from nodoubt.nodes.memory_packets import DECISION
 from nodoubt.nodes.registry import make_node
+from nodoubt.nodes.sqlite import database_path
 from nodoubt.testing.conformance import Harness
 from nodoubt.testing.conformance.harness import DOMAIN
 from nodoubt.testing.servers import Server
@@ -280,3 +282,39 @@ class PymysqlHarness(BlockingHarness, MariaDBHarness):
         with connection.cursor() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall()) if cursor.description else []
+
+
+class SQLiteHarness(BlockingHarness):
+    """SQLite, in either world: its statements never suspend, and it has no server."""
+
+    UPSERT = "INSERT INTO fact VALUES ('{key}', '{value}') ON CONFLICT (name) DO UPDATE SET value = '{value}'"
+    HOLD = "INSERT INTO nodoubt_decision (gid, decision, complete) VALUES ('{gid}', 'committed', 1)"
+    #: Takes a while, and calls back into nothing.
+    SLEEP = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT count(*) FROM n"
+
+    def __init__(self, url: str, *, asynchronous: bool) -> None:
+        self.asynchronous = asynchronous
+        Harness.__init__(self)
+        self.url = self.node_url = url
+
+    async def execute(self, connection: Any, sql: str) -> list[Any]:
+        return list(connection.execute(sql).fetchall())
+
+    async def restart(self) -> None:
+        return
+
+    async def pause(self) -> None:
+        return
+
+    async def resume(self) -> None:
+        return
+
+    async def make_table(self) -> None:
+        self._administer("CREATE TABLE fact (name TEXT PRIMARY KEY NOT NULL, value TEXT)")
+
+    async def run_ddl(self, text: str) -> None:
+        self._administer(text)
+
+    def _administer(self, sql: str) -> None:
+        with closing(apsw.Connection(str(database_path(self.url)))) as connection:
+            connection.execute(sql)

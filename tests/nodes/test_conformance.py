@@ -14,6 +14,7 @@ from tests.nodes.harnesses import (
     MemoryHarness,
     PsycopgHarness,
     PymysqlHarness,
+    SQLiteHarness,
 )
 
 
@@ -63,3 +64,19 @@ class TestPymysql(NodeConformance):
     @pytest.fixture
     def harness(self, database: DatabaseFactory, mariadb: MariaDBServer) -> Harness:
         return PymysqlHarness(database("mariadb"), mariadb)
+
+
+class TestSQLiteAsyncio(NodeConformance):
+    """SQLite under asyncio."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory) -> Harness:
+        return SQLiteHarness(database("sqlite"), asynchronous=True)
+
+
+class TestSQLiteThreads(NodeConformance):
+    """SQLite in a world of threads."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory) -> Harness:
+        return SQLiteHarness(database("sqlite"), asynchronous=False)

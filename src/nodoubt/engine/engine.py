@@ -13,7 +13,7 @@ from nodoubt.engine.performer import Watch
 from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
 from nodoubt.engine.work import Work
 from nodoubt.errors import ConfigError, NodoubtError, Outcome
-from nodoubt.nodes.contract import DecisionRow, Node
+from nodoubt.nodes.contract import DecisionRow, Hurried, Node
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import gid_at, is_gid, new_gid
 from nodoubt.protocol.transaction import Transaction
@@ -64,6 +64,9 @@ class Engine:
         self._finished: dict[str, dict[str, Mapping[int, str]]] = defaultdict(dict)
         self._lock = threading.Lock()
         self._next_settle = self._next_purge = 0.0
+        for node in nodes:
+            if isinstance(node, Hurried):
+                node.hurry = self.hurry
 
     async def open(self) -> None:
         """Open every node; if one fails, close those that were opened."""
@@ -117,6 +120,10 @@ class Engine:
         """Something of a transaction is left to do: settle it without waiting for the grace period."""
         with self._lock:
             self._owed.add(work.gid)
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Let the background settle now instead of at its next round."""
         self._next_settle = self.world.now()
         self.nudge()
 

@@ -36,6 +36,7 @@ class _AsyncTurns:
     def __init__(self, count: int) -> None:
         self._free = count
         self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def take_now(self) -> bool:
         if self._free:
@@ -44,6 +45,7 @@ class _AsyncTurns:
         return False
 
     async def take(self, timeout_s: float) -> bool:
+        self._loop = asyncio.get_running_loop()
         if self.take_now():
             return True
         turn = asyncio.get_running_loop().create_future()
@@ -60,6 +62,17 @@ class _AsyncTurns:
         return True
 
     def give_back(self) -> None:
+        # A session may be closed by another thread than the loop's.
+        if self._loop is not None and asyncio._get_running_loop() is not self._loop:
+            try:
+                self._loop.call_soon_threadsafe(self._hand_on)
+                return
+            except RuntimeError:
+                # The loop is closed: nobody waits.
+                self._waiting.clear()
+        self._hand_on()
+
+    def _hand_on(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -24,10 +24,10 @@ The conformance suite in ``nodoubt.testing.conformance`` checks an adapter again
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nodoubt.errors import NodoubtError
 from nodoubt.protocol.ids import BranchId
@@ -207,3 +207,13 @@ class Node(Protocol):
 
     def ddl(self) -> str:
         """The statements that :meth:`install` would run on an empty database, for people with migrations."""
+
+
+@runtime_checkable
+class Hurried(Protocol):
+    """A node on which a branch in doubt keeps every other branch waiting: it asks for settling without delay.
+
+    The engine sets ``hurry``; it may be called from any task or thread of the engine's world, and never blocks.
+    """
+
+    hurry: Callable[[], None]

@@ -22,7 +22,7 @@ class Turns(Protocol):
         """A turn without waiting, if one is free."""
 
     def give_back(self) -> None:
-        """Let the next one have it."""
+        """Let the next one have it; from any thread."""
 
 
 class Alarm(Protocol):

@@ -1,0 +1,196 @@
+"""Connections to one database file, and the two things that a writer needs: this process's turn and the file's write lock.
+
+The turn keeps transactions of one process from polling the lock against each other, and is handed out in order of asking. It
+is given back when the session that was opened for it is closed, from whichever thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nodoubt.errors import NodeUnavailable
+from nodoubt.journal.record import JournalDamaged
+from nodoubt.nodes.apsw_driver import Session
+from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.world import World
+
+T = TypeVar("T")
+
+#: SQLite's waiting for a lock cannot be interrupted, so it is done in slices of this length.
+LOCK_SLICE_S = 0.1
+#: Idle recovery connections that are kept.
+IDLE_MAX = 2
+
+
+class Locked(NodeUnavailable):
+    """The write lock, or the turn, was not to be had in time."""
+
+
+class Sessions:
+    """Opens sessions that commit durably. ``options``: ``vfs``, the name of a registered VFS of SQLite."""
+
+    def __init__(self, name: str, path: Path, world: World, options: Mapping[str, Any]) -> None:
+        self._name = name
+        self._path = path
+        self._world = world
+        self._vfs = options.get("vfs")
+        self.turns = world.turns(1)
+        self._idle: list[Session] = []
+        self._idle_lock = threading.Lock()
+        self._keeper: Session | None = None
+        self.closed = False
+
+    def keep(self) -> None:
+        """Keep one connection open: without any, SQLite empties and removes the WAL file, and rebuilds its index later."""
+        self._keeper = self.new()
+        self._keeper.command("SELECT count(*) FROM sqlite_schema")
+        self.closed = False
+
+    def close(self) -> None:
+        """Close what is idle now, and the rest when it comes back."""
+        with self._idle_lock:
+            self.closed = True
+            idle, self._idle = self._idle, []
+        if self._keeper is not None:
+            idle.append(self._keeper)
+            self._keeper = None
+        for session in idle:
+            session.close()
+
+    def new(self) -> Session:
+        """A new connection. Raises StatementFailed."""
+        session = Session(self._path, vfs=self._vfs)
+        try:
+            session.wait_for_locks(LOCK_SLICE_S)
+            session.command("PRAGMA main.synchronous = FULL")
+            ((synchronous,),) = session.command("PRAGMA main.synchronous")
+            if synchronous != 2:
+                raise StatementFailed("", f"PRAGMA synchronous is {synchronous} although it was set to FULL")
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    async def locked(self, timeout_s: float) -> Session:
+        """A new session that holds the turn and the write lock; closing it gives both back. Raises NodeUnavailable."""
+        until = self._world.now() + timeout_s
+        if not await self.turns.take(timeout_s):
+            raise self._busy("another transaction of this process", timeout_s)
+        try:
+            with self.explained("begin"):
+                session = self.new()
+        except BaseException:
+            self.turns.give_back()
+            raise
+        session.over = self.turns.give_back
+        try:
+            with self.explained("begin"):
+                if try_lock(session) or await self._world.aside(lambda: self._wait_for_lock(session, until)):
+                    return session
+        except BaseException:
+            # Perhaps a cancellation, while a thread still waits for the lock: it must not get it and keep it.
+            session.abandon()
+            raise
+        session.close()
+        raise self._busy("another process", timeout_s)
+
+    async def read(self, what: str, step: Callable[[Session], T]) -> T:
+        """Run a step on a session of recovery's. Raises NodeUnavailable."""
+
+        def run() -> T:
+            with self.explained(what):
+                return self.use(step)
+
+        return await self._world.aside(run)
+
+    async def write(self, what: str, step: Callable[[Session], T], timeout_s: float) -> T:
+        """Run a step under the write lock, and commit. Raises NodeUnavailable; Locked is one."""
+        until = self._world.now() + timeout_s
+        if not await self.turns.take(timeout_s):
+            raise self._busy("a transaction of this process", timeout_s)
+
+        def transact(session: Session) -> T:
+            if not self._wait_for_lock(session, until):
+                raise self._busy("another process", timeout_s)
+            try:
+                result = step(session)
+                session.command("COMMIT")
+                return result
+            finally:
+                session.roll_back()
+
+        try:
+            return await self.read(what, transact)
+        finally:
+            self.turns.give_back()
+
+    def use(self, step: Callable[[Session], T]) -> T:
+        """Run a step on an idle session, or a new one; anything but success closes it."""
+        with self._idle_lock:
+            idle = self._idle.pop() if self._idle else None
+        session = idle or self.new()
+        try:
+            result = step(session)
+        except BaseException:
+            session.close()
+            raise
+        with self._idle_lock:
+            kept = not self.closed and len(self._idle) < IDLE_MAX
+            if kept:
+                self._idle.append(session)
+        if not kept:
+            session.close()
+        return result
+
+    @contextmanager
+    def explained(self, what: str) -> Iterator[None]:
+        """Turn what the driver and the journal raise into NodeUnavailable."""
+        try:
+            yield
+        except JournalDamaged as damage:
+            raise damaged(self._name, damage) from damage
+        except (ConnectionLost, StatementFailed, OSError) as error:
+            retryable = not isinstance(error, StatementFailed) or error.code not in ("SQLITE_CANTOPEN", "SQLITE_NOTADB")
+            raise NodeUnavailable(f"node {self._name!r} could not {what}: {error}", retryable=retryable) from error
+
+    def _wait_for_lock(self, session: Session, until: float) -> bool:
+        while True:
+            with session.hold():
+                if try_lock(session, LOCK_SLICE_S):
+                    return True
+            if self._world.now() >= until:
+                return False
+
+    def _busy(self, who: str, timeout_s: float) -> Locked:
+        return Locked(
+            f"node {self._name!r}: the database is locked by {who} for longer than {timeout_s:g} s",
+            hint="SQLite has one writer at a time: keep blocks short, or raise the node's acquire_timeout_s",
+        )
+
+
+def try_lock(session: Session, wait_s: float = 0.0) -> bool:
+    """Take the write lock if it is free within ``wait_s``."""
+    session.wait_for_locks(wait_s)
+    try:
+        session.command("BEGIN IMMEDIATE")
+    except StatementFailed as failure:
+        if failure.code == "SQLITE_BUSY":
+            return False
+        raise
+    finally:
+        session.wait_for_locks(LOCK_SLICE_S)
+    return True
+
+
+def damaged(node: str, damage: JournalDamaged) -> NodeUnavailable:
+    """The error of a node whose journal cannot be read: it takes no branch until a person looked."""
+    return NodeUnavailable(
+        f"node {node!r}: {damage}",
+        retryable=False,
+        hint="a prepared branch was in it. Find its transaction on the other nodes (`nodoubt tx list`), repeat its work"
+        " here by hand if it was committed, then move the file away; nothing else removes it",
+    )

@@ -1,0 +1,407 @@
+"""What a block may do to a SQLite branch, what makes its vote no, and what a changeset carries."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from nodoubt.errors import GuardError
+from nodoubt.nodes.contract import Ended, Said
+from nodoubt.nodes.sqlite import SQLiteNode
+from nodoubt.nodes.sqlite_branch import SQLiteBranch
+from tests.nodes.sqlite_lab import Lab
+
+SCHEMA = """
+CREATE TABLE item (id integer PRIMARY KEY, amount integer NOT NULL CHECK (amount >= 0), note text);
+CREATE TABLE bare (x);
+CREATE TABLE loose (key text PRIMARY KEY, x);
+CREATE TABLE pair (a, b, x, PRIMARY KEY (a, b)) WITHOUT ROWID;
+CREATE TABLE counted (id integer PRIMARY KEY AUTOINCREMENT, x);
+CREATE TABLE log (id integer PRIMARY KEY, text);
+CREATE TRIGGER item_log AFTER UPDATE ON item BEGIN INSERT INTO log (text) VALUES ('item ' || new.id); END;
+CREATE TRIGGER rough BEFORE INSERT ON item WHEN new.amount > 1000 BEGIN SELECT RAISE(ROLLBACK, 'too much'); END;
+CREATE TABLE parent (id integer PRIMARY KEY);
+CREATE TABLE child (id integer PRIMARY KEY, parent REFERENCES parent ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED);
+CREATE VIEW seen AS SELECT id, amount FROM item;
+CREATE TRIGGER seen_insert INSTEAD OF INSERT ON seen BEGIN INSERT INTO item VALUES (new.id, new.amount, 'seen'); END;
+CREATE VIRTUAL TABLE words USING fts5(text);
+INSERT INTO item VALUES (1, 10, 'one'), (2, 20, 'two');
+INSERT INTO loose VALUES (NULL, 1), ('a', 2);
+INSERT INTO parent VALUES (1); INSERT INTO child VALUES (1, 1);
+"""
+
+
+@pytest.fixture(params=["asyncio", "threads"])
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(tmp_path, request.param)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def node(lab: Lab) -> SQLiteNode:
+    return lab.node(schema=SCHEMA)
+
+
+@pytest.fixture
+def branch(lab: Lab, node: SQLiteNode) -> Iterator[SQLiteBranch]:
+    branch = lab.begin(node)
+    yield branch
+    lab.run(branch.roll_back(prepared=False))
+
+
+@pytest.fixture
+def home(lab: Lab, node: SQLiteNode) -> Iterator[SQLiteBranch]:
+    branch = lab.begin(node, lab.id(0), home=True)
+    yield branch
+    lab.run(branch.roll_back(prepared=False))
+
+
+ENDS = ["BEGIN", "begin immediate", "COMMIT", "END", "ROLLBACK", "/* x */ Commit -- y", "SELECT 1; COMMIT"]
+ALWAYS_REFUSED = [
+    *ENDS,
+    "ATTACH ':memory:' AS other",
+    "DETACH main",
+    "PRAGMA synchronous = OFF",
+    "PRAGMA main.synchronous(0)",
+    "PRAGMA journal_mode = delete",
+    "PRAGMA writable_schema = ON",
+    "PRAGMA locking_mode = exclusive",
+    "PRAGMA user_version = 3",
+    "PRAGMA wal_checkpoint",
+    "PRAGMA optimize",
+    "INSERT INTO nodoubt_branch VALUES ('x', 1)",
+    "DELETE FROM NODOUBT_decision",
+    "UPDATE nodoubt_node SET name = 'x'",
+    "DROP TABLE nodoubt_decision",
+    "ALTER TABLE nodoubt_branch ADD COLUMN x",
+]
+NOT_CARRIED = [
+    "CREATE TABLE new (id integer PRIMARY KEY)",
+    "CREATE TABLE new AS SELECT 1",
+    "CREATE VIEW new AS SELECT 1",
+    "CREATE INDEX new ON item (amount)",
+    "CREATE TRIGGER new AFTER DELETE ON item BEGIN SELECT 1; END",
+    "CREATE VIRTUAL TABLE new USING fts5(x)",
+    "DROP TABLE item",
+    "DROP VIEW seen",
+    "DROP TRIGGER item_log",
+    "ALTER TABLE item ADD COLUMN x",
+    "ALTER TABLE item RENAME TO thing",
+    "ANALYZE",
+    "REINDEX",
+    "INSERT INTO bare VALUES (1)",
+    "UPDATE bare SET x = 2",
+    "DELETE FROM bare",
+    "INSERT INTO words VALUES ('hello')",
+    "UPDATE sqlite_sequence SET seq = 1",
+]
+
+
+@pytest.mark.parametrize("sql", ALWAYS_REFUSED)
+def test_refused_in_every_branch(branch: SQLiteBranch, sql: str) -> None:
+    with pytest.raises(GuardError, match="on node 'shop'"):
+        branch.connection.execute(sql).fetchall()
+    assert isinstance(branch.misuse, GuardError)
+
+
+@pytest.mark.parametrize("sql", ALWAYS_REFUSED)
+def test_refused_at_home(home: SQLiteBranch, sql: str) -> None:
+    with pytest.raises(GuardError, match="on node 'shop'"):
+        home.connection.execute(sql).fetchall()
+
+
+@pytest.mark.parametrize("sql", NOT_CARRIED)
+def test_refused_where_a_changeset_must_carry_it(branch: SQLiteBranch, sql: str) -> None:
+    with pytest.raises(GuardError) as caught:
+        branch.connection.execute(sql).fetchall()
+    assert sql in str(caught.value), "the message names the statement"
+    assert "home" in str(caught.value), "and a way out"
+
+
+@pytest.mark.parametrize("sql", [sql for sql in NOT_CARRIED if "sqlite_sequence" not in sql])
+def test_home_may(home: SQLiteBranch, sql: str) -> None:
+    home.connection.execute(sql).fetchall()
+    assert home.misuse is None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM bare",
+        "PRAGMA table_info(item)",
+        "PRAGMA user_version",
+        "PRAGMA defer_foreign_keys = ON",
+        "CREATE TEMP TABLE scratch (x); INSERT INTO scratch VALUES (1); DROP TABLE scratch",
+        "CREATE TEMP VIEW v AS SELECT 1",
+        "EXPLAIN QUERY PLAN SELECT 1",
+        "SAVEPOINT a; UPDATE item SET amount = 1; ROLLBACK TO a; RELEASE a",
+        "INSERT INTO seen VALUES (9, 9)",
+        "WITH x AS (SELECT 5 AS id) INSERT INTO item SELECT id, 1, '' FROM x RETURNING *",
+        "SELECT 'COMMIT; BEGIN'",
+    ],
+)
+def test_allowed(lab: Lab, branch: SQLiteBranch, sql: str) -> None:
+    branch.connection.execute(sql).fetchall()
+    assert branch.misuse is None
+    assert branch._prepare().said is Said.YES
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "close",
+        "set_authorizer",
+        "authorizer",
+        "set_exec_trace",
+        "exec_trace",
+        "config",
+        "deserialize",
+        "cursor_factory",
+    ],
+)
+def test_what_would_blind_the_guard_is_refused(branch: SQLiteBranch, name: str) -> None:
+    with pytest.raises(GuardError, match=name):
+        getattr(branch.connection, name)
+    with pytest.raises(GuardError, match=name):
+        setattr(branch.connection, name, None)
+
+
+def test_other_ways_around_are_refused(branch: SQLiteBranch) -> None:
+    connection = branch.connection
+    with pytest.raises(GuardError, match="blob_open"):
+        connection.blob_open("main", "item", "note", 1, True)
+    with pytest.raises(GuardError, match="pragma"):
+        connection.pragma("synchronous", 0)
+    cursor = connection.cursor()
+    with pytest.raises(GuardError, match="exec_trace"):
+        cursor.exec_trace = None
+    assert cursor.connection is connection
+    with connection as inner:
+        assert inner is connection
+    assert isinstance(connection, apsw.Connection)
+
+
+def test_a_second_branch_sees_the_rules_anew(lab: Lab, node: SQLiteNode) -> None:
+    """A statement that was compiled for home must be asked about again."""
+    for home in (True, False, True):
+        branch = lab.begin(node, home=home)
+        if home:
+            branch.connection.execute("INSERT INTO bare VALUES (1)")
+        else:
+            with pytest.raises(GuardError):
+                branch.connection.execute("INSERT INTO bare VALUES (1)")
+        lab.run(branch.roll_back(prepared=False))
+
+
+# Failures that SQLite would commit
+
+
+def test_a_failed_statement_makes_the_vote_no(branch: SQLiteBranch) -> None:
+    with pytest.raises(apsw.ConstraintError):
+        branch.connection.execute("UPDATE item SET amount = -1")
+    answer = branch._prepare()
+    assert answer.said is Said.NO
+    assert "CHECK" in answer.reason
+    assert isinstance(answer.error, apsw.ConstraintError)
+
+
+def test_at_home_too(home: SQLiteBranch) -> None:
+    with pytest.raises(apsw.SQLError):
+        home.connection.execute("no sql")
+    assert home._decide({}).said is Said.NO
+
+
+def test_an_error_while_rows_are_fetched_is_a_failure(branch: SQLiteBranch) -> None:
+    cursor = branch.connection.execute("SELECT abs(x) FROM (SELECT 1 AS x UNION ALL SELECT -9223372036854775808)")
+    with pytest.raises(apsw.SQLError):
+        for _ in cursor:
+            pass
+    assert branch._prepare().said is Said.NO
+
+
+def test_a_savepoint_undoes_a_failure(branch: SQLiteBranch) -> None:
+    connection = branch.connection
+    with pytest.raises(apsw.ConstraintError), connection:
+        connection.execute("UPDATE item SET amount = -1")
+    connection.execute("SAVEPOINT 'a'")
+    with pytest.raises(apsw.ConstraintError):
+        connection.execute("UPDATE item SET amount = -1")
+    connection.execute('ROLLBACK TRANSACTION TO SAVEPOINT "A"')
+    with connection:
+        connection.execute("UPDATE item SET amount = 5 WHERE id = 1")
+    assert branch._prepare().said is Said.YES
+
+
+def test_a_failure_before_the_savepoint_stays(branch: SQLiteBranch) -> None:
+    connection = branch.connection
+    with pytest.raises(apsw.ConstraintError):
+        connection.execute("UPDATE item SET amount = -1")
+    with pytest.raises(ValueError, match="x"), connection:
+        raise ValueError("x")
+    assert branch._prepare().said is Said.NO
+
+
+def test_nothing_runs_after_sqlite_rolled_back_by_itself(lab: Lab, branch: SQLiteBranch) -> None:
+    connection = branch.connection
+    connection.execute("UPDATE item SET amount = 5")
+    with pytest.raises(apsw.ConstraintError, match="too much"):
+        connection.execute("INSERT INTO item VALUES (3, 2000, '')")
+    with pytest.raises(GuardError, match="rolled back the whole branch"):
+        connection.execute("UPDATE item SET amount = 6")
+    assert branch._prepare().said is Said.NO
+    assert lab.rows("SELECT sum(amount) FROM item") == [(30,)]
+
+
+def test_statements_that_were_never_run_make_the_vote_no(branch: SQLiteBranch) -> None:
+    branch.connection.execute("SELECT id FROM item; UPDATE item SET amount = 7")
+    gc.collect()
+    answer = branch._prepare()
+    assert answer.said is Said.NO
+    assert "not all statements of 'SELECT id FROM item; UPDATE item SET amount = 7' were run" in answer.reason
+
+
+def test_values_that_were_never_run_make_the_vote_no(home: SQLiteBranch) -> None:
+    home.connection.executemany("INSERT INTO counted (x) VALUES (?) RETURNING id", [(1,), (2,)]).fetchone()
+    answer = home._decide({})
+    assert answer.said is Said.NO
+    assert "not all statements" in answer.reason
+
+
+def test_statements_that_were_fetched_to_their_end_are_fine(branch: SQLiteBranch) -> None:
+    connection = branch.connection
+    connection.execute("SELECT id FROM item; UPDATE item SET amount = 7").fetchall()
+    assert list(connection.execute("SELECT 1; SELECT 2")) == [(1,), (2,)]
+    connection.execute("UPDATE item SET amount = 8; UPDATE item SET amount = 9;")
+    connection.executemany("INSERT INTO counted (x) VALUES (?)", [(1,), (2,)])
+    cursor = connection.execute("SELECT id FROM item")
+    assert cursor.fetchone() == (1,)
+    assert connection.execute("SELECT count(*) FROM item").get == 2
+    assert connection.pragma("user_version") == 0
+    assert branch._prepare().said is Said.YES
+
+
+def test_a_deferred_foreign_key_is_checked_before_the_vote(lab: Lab, node: SQLiteNode) -> None:
+    branch = lab.begin(node)
+    branch._session.roll_back()
+    branch._session.command("PRAGMA foreign_keys = ON")
+    branch._session.command("BEGIN IMMEDIATE")
+    branch.connection.execute("INSERT INTO child VALUES (5, 99)")
+    answer = lab.run(branch.prepare())
+    assert answer.said is Said.NO
+    assert "foreign key" in answer.reason
+
+
+# NULL keys
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO loose VALUES (NULL, 5)",
+        "DELETE FROM loose WHERE key IS NULL",
+        "UPDATE loose SET key = 'b' WHERE key IS NULL",
+        "UPDATE loose SET key = NULL WHERE key = 'a'",
+    ],
+)
+def test_rows_with_a_null_key_make_the_vote_no(branch: SQLiteBranch, sql: str) -> None:
+    branch.connection.execute(sql)
+    answer = branch._prepare()
+    assert answer.said is Said.NO
+    assert "'loose' has rows whose primary key is NULL" in answer.reason
+
+
+def test_a_table_that_could_have_them_and_has_none_is_fine(lab: Lab, node: SQLiteNode) -> None:
+    with lab.raw() as raw:
+        raw.execute("DELETE FROM loose WHERE key IS NULL")
+    branch = lab.begin(node)
+    branch.connection.execute("UPDATE loose SET x = 5")
+    assert lab.run(branch.prepare()).said is Said.YES
+    assert lab.run(branch.roll_back(prepared=True)) is Ended.DONE
+
+
+# What a changeset carries: the owner dies after the vote, another one applies it
+
+
+def redo(lab: Lab, node: SQLiteNode, sql: str) -> Ended:
+    name = lab.id()
+    branch = lab.begin(node, name)
+    branch.connection.execute(sql).fetchall()
+    assert lab.run(branch.prepare()).said is Said.YES
+    branch.abandon()
+    return lab.run(lab.node().finish(name, commit=True))
+
+
+@pytest.mark.parametrize(
+    ("sql", "query", "rows"),
+    [
+        ("UPDATE item SET amount = 11 WHERE id = 1", "SELECT amount FROM item", [(11,), (20,)]),
+        ("UPDATE item SET amount = 11 WHERE id = 1", "SELECT text FROM log", [("item 1",)]),
+        ("DELETE FROM item", "SELECT count(*) FROM item", [(0,)]),
+        ("INSERT OR REPLACE INTO item VALUES (1, 7, NULL)", "SELECT * FROM item WHERE id = 1", [(1, 7, None)]),
+        ("INSERT INTO item VALUES (3, 1, '') ON CONFLICT DO NOTHING", "SELECT max(id) FROM item", [(3,)]),
+        ("INSERT INTO pair VALUES ('a', 1, x'00ff'), ('a', 2, 1.5)", "SELECT x FROM pair", [(b"\0\xff",), (1.5,)]),
+        ("INSERT INTO pair VALUES ('a', 1, 0); DELETE FROM pair", "SELECT count(*) FROM pair", [(0,)]),
+        ("INSERT INTO seen VALUES (9, 9)", "SELECT note FROM item WHERE id = 9", [("seen",)]),
+        ("UPDATE item SET id = id + 100", "SELECT id FROM item", [(101,), (102,)]),
+        (
+            "SAVEPOINT a; UPDATE item SET amount = 1; ROLLBACK TO a; UPDATE item SET amount = 2 WHERE id = 2",
+            "SELECT amount FROM item",
+            [(10,), (2,)],
+        ),
+    ],
+)
+def test_a_changeset_does_what_the_block_did(lab: Lab, node: SQLiteNode, sql: str, query: str, rows: object) -> None:
+    assert redo(lab, node, sql) is Ended.DONE
+    assert lab.rows(query) == rows
+
+
+def test_autoincrement_goes_on_after_numbers_that_were_given_out(lab: Lab, node: SQLiteNode) -> None:
+    sql = "INSERT INTO counted (x) VALUES (1), (2), (3); DELETE FROM counted WHERE id > 1"
+    assert redo(lab, node, sql) is Ended.DONE
+    with lab.raw() as raw:
+        raw.execute("INSERT INTO counted (x) VALUES (4)")
+        assert raw.last_insert_rowid() == 4
+
+
+def test_foreign_key_actions_are_not_done_twice(lab: Lab, node: SQLiteNode) -> None:
+    name = lab.id()
+    branch = lab.begin(node, name)
+    branch._session.roll_back()
+    branch._session.command("PRAGMA foreign_keys = ON")
+    branch._session.command("BEGIN IMMEDIATE")
+    branch.connection.execute("DELETE FROM parent; INSERT INTO parent VALUES (1); INSERT INTO child VALUES (7, 1)")
+    assert lab.run(branch.prepare()).said is Said.YES
+    branch.abandon()
+    assert lab.run(lab.node().finish(name, commit=True)) is Ended.DONE
+    assert lab.rows("SELECT * FROM child") == [(7, 1)]
+
+
+@pytest.mark.parametrize(
+    "interference",
+    [
+        "UPDATE item SET amount = 99 WHERE id = 1",
+        "DELETE FROM item WHERE id = 2",
+        "DROP TRIGGER seen_insert; DROP VIEW seen; DROP TABLE item",
+        "DROP TRIGGER seen_insert; DROP VIEW seen; DROP TABLE item; CREATE TABLE item (id integer PRIMARY KEY)",
+    ],
+)
+def test_a_branch_that_no_longer_fits_stays_whole(lab: Lab, node: SQLiteNode, interference: str) -> None:
+    name = lab.id()
+    branch = lab.begin(node, name)
+    branch.connection.execute("UPDATE item SET amount = amount + 1")
+    assert lab.run(branch.prepare()).said is Said.YES
+    branch.abandon()
+    with lab.raw() as raw:
+        raw.execute(interference)
+        before = raw.execute("SELECT * FROM log").fetchall()
+    other = lab.node()
+    assert lab.run(other.finish(name, commit=True)) is Ended.OWED
+    assert [found.id for found in lab.run(other.prepared()).ours] == [name]
+    assert lab.rows("SELECT * FROM log") == before, "nothing of it was applied"
+    assert lab.run(other.applied([(name.gid, 1)])) == set()
+    assert lab.run(other.finish(name, commit=False)) is Ended.DONE
