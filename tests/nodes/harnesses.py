@@ -288,7 +288,8 @@ class SQLiteHarness(BlockingHarness):
     """SQLite, in either world: its statements never suspend, and it has no server."""
 
     UPSERT = "INSERT INTO fact VALUES ('{key}', '{value}') ON CONFLICT (name) DO UPDATE SET value = '{value}'"
-    HOLD = "INSERT INTO nodoubt_decision (gid, decision, complete) VALUES ('{gid}', 'committed', 1)"
+    #: The one write lock, which a branch holds from its beginning, keeps all keys; our tables are closed to users.
+    HOLD = "SELECT 1"
     #: Takes a while, and calls back into nothing.
     SLEEP = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT count(*) FROM n"
 

@@ -339,7 +339,7 @@ def test_abandon_interrupts_and_rolls_back(lab: Lab, node: SQLiteNode) -> None:
     branch = lab.begin(node)
     branch.connection.execute(TAKE)
     running = threading.Event()
-    branch.connection.create_scalar_function("started", lambda: running.set() or 1)
+    branch.connection.create_scalar_function("started", lambda: [running.set()] and 1)
     errors: list[BaseException] = []
 
     def work() -> None:

@@ -18,7 +18,7 @@ import apsw
 
 from nodoubt.errors import GuardError
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
-from nodoubt.nodes.guard import BranchConnection
+from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.sqlite_guard import OWN_TABLES, SQLiteGuard, several
 
 Row = tuple[Any, ...]
@@ -238,7 +238,7 @@ class Session:
         # Setting an authorizer also makes statements that were compiled before ask it.
         self._raw.set_authorizer(self._authorize)
 
-        def refused(name: str) -> str | None:
+        def refused(name: str, guard: Guard) -> str | None:
             return _REFUSED.get(name)
 
         self.connection = SQLiteConnection(self._raw, guard, refused)
