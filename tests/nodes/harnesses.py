@@ -318,4 +318,4 @@ class SQLiteHarness(BlockingHarness):
 
     def _administer(self, sql: str) -> None:
         with closing(apsw.Connection(str(database_path(self.url)))) as connection:
-            connection.execute(sql)
+            connection.execute(sql).fetchall()  # apsw goes on only as rows are fetched

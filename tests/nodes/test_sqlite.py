@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -335,11 +335,19 @@ def test_a_fence_and_an_end_close_connection_and_cursors(lab: Lab, node: SQLiteN
     lab.run(branch.roll_back(prepared=False))
 
 
+def _tells(event: threading.Event) -> Callable[[], int]:
+    def tell() -> int:
+        event.set()
+        return 1
+
+    return tell
+
+
 def test_abandon_interrupts_and_rolls_back(lab: Lab, node: SQLiteNode) -> None:
     branch = lab.begin(node)
     branch.connection.execute(TAKE)
     running = threading.Event()
-    branch.connection.create_scalar_function("started", lambda: [running.set()] and 1)
+    branch.connection.create_scalar_function("started", _tells(running))
     errors: list[BaseException] = []
 
     def work() -> None:

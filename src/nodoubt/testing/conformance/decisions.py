@@ -58,12 +58,16 @@ class DecisionClauses:
 
     @clause
     async def test_decide_after_somebody_elses_probe_in_between_is_a_conflict(self, h: Harness, node: Node) -> None:
-        """The tombstone may also come while the branch is open."""
+        """The tombstone may also come while the branch is open; where only one can write, the probe is busy instead."""
         branch_id = h.id(branch=0)
-        branch = await h.begin(node, branch_id, home=True)
-        if node.capabilities.concurrent:
-            await h.put(branch.connection, "key", "value")
-        equal(await _probe_through(h, node, branch_id.gid), HomeSays.FRESH, "the probe")
+        branch = await h.wrote(node, branch_id=branch_id, home=True)
+        if not node.capabilities.concurrent:
+            hasty = await h.opened(lock_timeout_s=0.1)
+            equal(await _probe(hasty, branch_id.gid), HomeSays.BUSY, "the probe")
+            expect(await branch.decide({1: "there"}), Said.YES)
+            equal(await _probe(node, branch_id.gid), HomeSays.COMMITTED, "the probe afterwards")
+            return
+        equal(await _probe(node, branch_id.gid), HomeSays.FRESH, "the probe")
         expect(await branch.decide({1: "there"}), Said.CONFLICT)
         equal(await _says(node, branch_id.gid), HomeSays.ABORTED, "the decision")
         equal(await h.read(node), None, "the row")
