@@ -19,6 +19,28 @@ from nodoubt.protocol.ids import BranchId, new_gid
 T = TypeVar("T")
 WorldName = Literal["asyncio", "threads"]
 
+ACCOUNTS = "CREATE TABLE account (id integer PRIMARY KEY, amount integer NOT NULL); INSERT INTO account VALUES (1, 100)"
+TAKE = "UPDATE account SET amount = amount - 10 WHERE id = 1"
+AMOUNT = "SELECT amount FROM account"
+SCHEMA = """
+CREATE TABLE item (id integer PRIMARY KEY, amount integer NOT NULL CHECK (amount >= 0), note text);
+CREATE TABLE bare (x);
+CREATE TABLE loose (key text PRIMARY KEY, x);
+CREATE TABLE pair (a, b, x, PRIMARY KEY (a, b)) WITHOUT ROWID;
+CREATE TABLE counted (id integer PRIMARY KEY AUTOINCREMENT, x);
+CREATE TABLE log (id integer PRIMARY KEY, text);
+CREATE TRIGGER item_log AFTER UPDATE ON item BEGIN INSERT INTO log (text) VALUES ('item ' || new.id); END;
+CREATE TRIGGER rough BEFORE INSERT ON item WHEN new.amount > 1000 BEGIN SELECT RAISE(ROLLBACK, 'too much'); END;
+CREATE TABLE parent (id integer PRIMARY KEY);
+CREATE TABLE child (id integer PRIMARY KEY, parent REFERENCES parent ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED);
+CREATE VIEW seen AS SELECT id, amount FROM item;
+CREATE TRIGGER seen_insert INSTEAD OF INSERT ON seen BEGIN INSERT INTO item VALUES (new.id, new.amount, 'seen'); END;
+CREATE VIRTUAL TABLE words USING fts5(text);
+INSERT INTO item VALUES (1, 10, 'one'), (2, 20, 'two');
+INSERT INTO loose VALUES (NULL, 1), ('a', 2);
+INSERT INTO parent VALUES (1); INSERT INTO child VALUES (1, 1);
+"""
+
 
 class Lab:
     """Nodes of one test in one world; ``run`` takes a step to its end."""
@@ -82,3 +104,8 @@ class Lab:
     def rows(self, sql: str, name: str = "shop") -> list[Any]:
         with self.raw(name) as raw:
             return raw.execute(sql).fetchall()
+
+    def amount(self) -> int:
+        """What is left of ``ACCOUNTS``."""
+        ((amount,),) = self.rows(AMOUNT)
+        return int(amount)

@@ -1,4 +1,4 @@
-"""What a block may do to a SQLite branch, what makes its vote no, and what a changeset carries."""
+"""What a block may do to a SQLite branch, and what makes its vote no."""
 
 from __future__ import annotations
 
@@ -10,29 +10,10 @@ import apsw
 import pytest
 
 from nodoubt.errors import GuardError
-from nodoubt.nodes.contract import Ended, Said
+from nodoubt.nodes.contract import Said
 from nodoubt.nodes.sqlite import SQLiteNode
 from nodoubt.nodes.sqlite_branch import SQLiteBranch
-from tests.nodes.sqlite_lab import Lab
-
-SCHEMA = """
-CREATE TABLE item (id integer PRIMARY KEY, amount integer NOT NULL CHECK (amount >= 0), note text);
-CREATE TABLE bare (x);
-CREATE TABLE loose (key text PRIMARY KEY, x);
-CREATE TABLE pair (a, b, x, PRIMARY KEY (a, b)) WITHOUT ROWID;
-CREATE TABLE counted (id integer PRIMARY KEY AUTOINCREMENT, x);
-CREATE TABLE log (id integer PRIMARY KEY, text);
-CREATE TRIGGER item_log AFTER UPDATE ON item BEGIN INSERT INTO log (text) VALUES ('item ' || new.id); END;
-CREATE TRIGGER rough BEFORE INSERT ON item WHEN new.amount > 1000 BEGIN SELECT RAISE(ROLLBACK, 'too much'); END;
-CREATE TABLE parent (id integer PRIMARY KEY);
-CREATE TABLE child (id integer PRIMARY KEY, parent REFERENCES parent ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED);
-CREATE VIEW seen AS SELECT id, amount FROM item;
-CREATE TRIGGER seen_insert INSTEAD OF INSERT ON seen BEGIN INSERT INTO item VALUES (new.id, new.amount, 'seen'); END;
-CREATE VIRTUAL TABLE words USING fts5(text);
-INSERT INTO item VALUES (1, 10, 'one'), (2, 20, 'two');
-INSERT INTO loose VALUES (NULL, 1), ('a', 2);
-INSERT INTO parent VALUES (1); INSERT INTO child VALUES (1, 1);
-"""
+from tests.nodes.sqlite_lab import SCHEMA, Lab
 
 
 @pytest.fixture(params=["asyncio", "threads"])
@@ -294,114 +275,3 @@ def test_a_deferred_foreign_key_is_checked_before_the_vote(lab: Lab, node: SQLit
     answer = lab.run(branch.prepare())
     assert answer.said is Said.NO
     assert "foreign key" in answer.reason
-
-
-# NULL keys
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "INSERT INTO loose VALUES (NULL, 5)",
-        "DELETE FROM loose WHERE key IS NULL",
-        "UPDATE loose SET key = 'b' WHERE key IS NULL",
-        "UPDATE loose SET key = NULL WHERE key = 'a'",
-    ],
-)
-def test_rows_with_a_null_key_make_the_vote_no(branch: SQLiteBranch, sql: str) -> None:
-    branch.connection.execute(sql)
-    answer = branch._prepare()
-    assert answer.said is Said.NO
-    assert "'loose' has rows whose primary key is NULL" in answer.reason
-
-
-def test_a_table_that_could_have_them_and_has_none_is_fine(lab: Lab, node: SQLiteNode) -> None:
-    with lab.raw() as raw:
-        raw.execute("DELETE FROM loose WHERE key IS NULL")
-    branch = lab.begin(node)
-    branch.connection.execute("UPDATE loose SET x = 5")
-    assert lab.run(branch.prepare()).said is Said.YES
-    assert lab.run(branch.roll_back(prepared=True)) is Ended.DONE
-
-
-# What a changeset carries: the owner dies after the vote, another one applies it
-
-
-def redo(lab: Lab, node: SQLiteNode, sql: str) -> Ended:
-    name = lab.id()
-    branch = lab.begin(node, name)
-    branch.connection.execute(sql).fetchall()
-    assert lab.run(branch.prepare()).said is Said.YES
-    branch.abandon()
-    return lab.run(lab.node().finish(name, commit=True))
-
-
-@pytest.mark.parametrize(
-    ("sql", "query", "rows"),
-    [
-        ("UPDATE item SET amount = 11 WHERE id = 1", "SELECT amount FROM item", [(11,), (20,)]),
-        ("UPDATE item SET amount = 11 WHERE id = 1", "SELECT text FROM log", [("item 1",)]),
-        ("DELETE FROM item", "SELECT count(*) FROM item", [(0,)]),
-        ("INSERT OR REPLACE INTO item VALUES (1, 7, NULL)", "SELECT * FROM item WHERE id = 1", [(1, 7, None)]),
-        ("INSERT INTO item VALUES (3, 1, '') ON CONFLICT DO NOTHING", "SELECT max(id) FROM item", [(3,)]),
-        ("INSERT INTO pair VALUES ('a', 1, x'00ff'), ('a', 2, 1.5)", "SELECT x FROM pair", [(b"\0\xff",), (1.5,)]),
-        ("INSERT INTO pair VALUES ('a', 1, 0); DELETE FROM pair", "SELECT count(*) FROM pair", [(0,)]),
-        ("INSERT INTO seen VALUES (9, 9)", "SELECT note FROM item WHERE id = 9", [("seen",)]),
-        ("UPDATE item SET id = id + 100", "SELECT id FROM item", [(101,), (102,)]),
-        (
-            "SAVEPOINT a; UPDATE item SET amount = 1; ROLLBACK TO a; UPDATE item SET amount = 2 WHERE id = 2",
-            "SELECT amount FROM item",
-            [(10,), (2,)],
-        ),
-    ],
-)
-def test_a_changeset_does_what_the_block_did(lab: Lab, node: SQLiteNode, sql: str, query: str, rows: object) -> None:
-    assert redo(lab, node, sql) is Ended.DONE
-    assert lab.rows(query) == rows
-
-
-def test_autoincrement_goes_on_after_numbers_that_were_given_out(lab: Lab, node: SQLiteNode) -> None:
-    sql = "INSERT INTO counted (x) VALUES (1), (2), (3); DELETE FROM counted WHERE id > 1"
-    assert redo(lab, node, sql) is Ended.DONE
-    with lab.raw() as raw:
-        raw.execute("INSERT INTO counted (x) VALUES (4)")
-        assert raw.last_insert_rowid() == 4
-
-
-def test_foreign_key_actions_are_not_done_twice(lab: Lab, node: SQLiteNode) -> None:
-    name = lab.id()
-    branch = lab.begin(node, name)
-    branch._session.roll_back()
-    branch._session.command("PRAGMA foreign_keys = ON")
-    branch._session.command("BEGIN IMMEDIATE")
-    branch.connection.execute("DELETE FROM parent; INSERT INTO parent VALUES (1); INSERT INTO child VALUES (7, 1)")
-    assert lab.run(branch.prepare()).said is Said.YES
-    branch.abandon()
-    assert lab.run(lab.node().finish(name, commit=True)) is Ended.DONE
-    assert lab.rows("SELECT * FROM child") == [(7, 1)]
-
-
-@pytest.mark.parametrize(
-    "interference",
-    [
-        "UPDATE item SET amount = 99 WHERE id = 1",
-        "DELETE FROM item WHERE id = 2",
-        "DROP TRIGGER seen_insert; DROP VIEW seen; DROP TABLE item",
-        "DROP TRIGGER seen_insert; DROP VIEW seen; DROP TABLE item; CREATE TABLE item (id integer PRIMARY KEY)",
-    ],
-)
-def test_a_branch_that_no_longer_fits_stays_whole(lab: Lab, node: SQLiteNode, interference: str) -> None:
-    name = lab.id()
-    branch = lab.begin(node, name)
-    branch.connection.execute("UPDATE item SET amount = amount + 1")
-    assert lab.run(branch.prepare()).said is Said.YES
-    branch.abandon()
-    with lab.raw() as raw:
-        raw.execute(interference)
-        before = raw.execute("SELECT * FROM log").fetchall()
-    other = lab.node()
-    assert lab.run(other.finish(name, commit=True)) is Ended.OWED
-    assert [found.id for found in lab.run(other.prepared()).ours] == [name]
-    assert lab.rows("SELECT * FROM log") == before, "nothing of it was applied"
-    assert lab.run(other.applied([(name.gid, 1)])) == set()
-    assert lab.run(other.finish(name, commit=False)) is Ended.DONE

@@ -135,7 +135,9 @@ class Settler:
                 case = cases.setdefault(branch.id.gid, _Case(gid=branch.id.gid, home=branch.id.home))
                 case.prepared[branch.id.branch] = (node, branch)
         cases = {gid: case for gid, case in cases.items() if not self._live(gid)}
-        ripe = {gid for gid, case in cases.items() if gid in owed or case.age_s(self._seen) >= grace_s}
+        ripe = {
+            gid for gid, case in cases.items() if gid in owed or case.is_ownerless or case.age_s(self._seen) >= grace_s
+        }
         asked = [case for gid, case in cases.items() if gid in ripe]
         await self._ask_homes(asked, probing=probing)
         await self._ask_evidence(report, asked)
@@ -320,6 +322,11 @@ class _Case:
         """Whether every branch that the decision binds is known to be finished, so that it may be marked so."""
         finished = all(v.action in (Action.DONE, Action.COMMIT) for v in self.verdicts.values())
         return self.row is not None and self.says is HomeSays.COMMITTED and finished and not self.owes
+
+    @property
+    def is_ownerless(self) -> bool:
+        """Whether the process that ran it is known to have lost a prepared branch's session: it will not finish it."""
+        return any(branch.ownerless for _, branch in self.prepared.values())
 
     def age_s(self, seen: Callable[[BranchId], float]) -> float:
         """The age of the youngest thing seen of it, each by its node's clock or since we first saw it."""

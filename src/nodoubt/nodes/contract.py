@@ -79,10 +79,14 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedBranch:
-    """A branch that a node lists as prepared. ``age_s`` is by the node's own clock; it only says when to try."""
+    """A branch that a node lists as prepared. ``age_s`` is by the node's own clock; it only says when to try.
+
+    ``ownerless``: the node knows that the session that prepared it is gone, so nobody need be given time to finish it.
+    """
 
     id: BranchId
     age_s: float
+    ownerless: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

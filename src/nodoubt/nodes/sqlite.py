@@ -44,8 +44,6 @@ T = TypeVar("T")
 
 #: How often a branch that waits for one in doubt looks again.
 DOUBT_LOOK_S = 0.02
-#: What is told as the age of a branch whose owner is known to be dead: nobody need wait for it.
-ORPHAN_AGE_S = 86_400.0
 
 
 def database_path(url: str) -> Path:
@@ -197,8 +195,7 @@ class SQLiteNode:
                 self.sessions.turns.give_back()
         written_s = self.journal.written_at_s()
         age_s = 0.0 if written_s is None else max(0.0, self.world.unix_ms() / 1000 - written_s)
-        age_s = ORPHAN_AGE_S if self._orphan == text else age_s
-        return Listing(ours=(PreparedBranch(id=doubt.branch, age_s=age_s),))
+        return Listing(ours=(PreparedBranch(id=doubt.branch, age_s=age_s, ownerless=self._orphan == text),))
 
     def _is_orphan(self, session: Session) -> bool:
         """Whether the lock is free: then the owner of the journal is dead."""

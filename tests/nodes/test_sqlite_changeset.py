@@ -1,0 +1,140 @@
+"""What a changeset carries, and what it cannot: then the vote is no, or the branch stays whole and waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nodoubt.nodes.contract import Ended, Said
+from nodoubt.nodes.sqlite import SQLiteNode
+from nodoubt.nodes.sqlite_branch import SQLiteBranch
+from tests.nodes.sqlite_lab import SCHEMA, Lab
+
+
+@pytest.fixture(params=["asyncio", "threads"])
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    lab = Lab(tmp_path, request.param)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def node(lab: Lab) -> SQLiteNode:
+    return lab.node(schema=SCHEMA)
+
+
+@pytest.fixture
+def branch(lab: Lab, node: SQLiteNode) -> Iterator[SQLiteBranch]:
+    branch = lab.begin(node)
+    yield branch
+    lab.run(branch.roll_back(prepared=False))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO loose VALUES (NULL, 5)",
+        "DELETE FROM loose WHERE key IS NULL",
+        "UPDATE loose SET key = 'b' WHERE key IS NULL",
+        "UPDATE loose SET key = NULL WHERE key = 'a'",
+    ],
+)
+def test_rows_with_a_null_key_make_the_vote_no(branch: SQLiteBranch, sql: str) -> None:
+    branch.connection.execute(sql)
+    answer = branch._prepare()
+    assert answer.said is Said.NO
+    assert "'loose' has rows whose primary key is NULL" in answer.reason
+
+
+def test_a_table_that_could_have_them_and_has_none_is_fine(lab: Lab, node: SQLiteNode) -> None:
+    with lab.raw() as raw:
+        raw.execute("DELETE FROM loose WHERE key IS NULL")
+    branch = lab.begin(node)
+    branch.connection.execute("UPDATE loose SET x = 5")
+    assert lab.run(branch.prepare()).said is Said.YES
+    assert lab.run(branch.roll_back(prepared=True)) is Ended.DONE
+
+
+# What a changeset carries: the owner dies after the vote, another one applies it
+
+
+def redo(lab: Lab, node: SQLiteNode, sql: str) -> Ended:
+    name = lab.id()
+    branch = lab.begin(node, name)
+    branch.connection.execute(sql).fetchall()
+    assert lab.run(branch.prepare()).said is Said.YES
+    branch.abandon()
+    return lab.run(lab.node().finish(name, commit=True))
+
+
+@pytest.mark.parametrize(
+    ("sql", "query", "rows"),
+    [
+        ("UPDATE item SET amount = 11 WHERE id = 1", "SELECT amount FROM item", [(11,), (20,)]),
+        ("UPDATE item SET amount = 11 WHERE id = 1", "SELECT text FROM log", [("item 1",)]),
+        ("DELETE FROM item", "SELECT count(*) FROM item", [(0,)]),
+        ("INSERT OR REPLACE INTO item VALUES (1, 7, NULL)", "SELECT * FROM item WHERE id = 1", [(1, 7, None)]),
+        ("INSERT INTO item VALUES (3, 1, '') ON CONFLICT DO NOTHING", "SELECT max(id) FROM item", [(3,)]),
+        ("INSERT INTO pair VALUES ('a', 1, x'00ff'), ('a', 2, 1.5)", "SELECT x FROM pair", [(b"\0\xff",), (1.5,)]),
+        ("INSERT INTO pair VALUES ('a', 1, 0); DELETE FROM pair", "SELECT count(*) FROM pair", [(0,)]),
+        ("INSERT INTO seen VALUES (9, 9)", "SELECT note FROM item WHERE id = 9", [("seen",)]),
+        ("UPDATE item SET id = id + 100", "SELECT id FROM item", [(101,), (102,)]),
+        (
+            "SAVEPOINT a; UPDATE item SET amount = 1; ROLLBACK TO a; UPDATE item SET amount = 2 WHERE id = 2",
+            "SELECT amount FROM item",
+            [(10,), (2,)],
+        ),
+    ],
+)
+def test_a_changeset_does_what_the_block_did(lab: Lab, node: SQLiteNode, sql: str, query: str, rows: object) -> None:
+    assert redo(lab, node, sql) is Ended.DONE
+    assert lab.rows(query) == rows
+
+
+def test_autoincrement_goes_on_after_numbers_that_were_given_out(lab: Lab, node: SQLiteNode) -> None:
+    sql = "INSERT INTO counted (x) VALUES (1), (2), (3); DELETE FROM counted WHERE id > 1"
+    assert redo(lab, node, sql) is Ended.DONE
+    with lab.raw() as raw:
+        raw.execute("INSERT INTO counted (x) VALUES (4)")
+        assert raw.last_insert_rowid() == 4
+
+
+def test_foreign_key_actions_are_not_done_twice(lab: Lab, node: SQLiteNode) -> None:
+    name = lab.id()
+    branch = lab.begin(node, name)
+    branch._session.roll_back()
+    branch._session.command("PRAGMA foreign_keys = ON")
+    branch._session.command("BEGIN IMMEDIATE")
+    branch.connection.execute("DELETE FROM parent; INSERT INTO parent VALUES (1); INSERT INTO child VALUES (7, 1)")
+    assert lab.run(branch.prepare()).said is Said.YES
+    branch.abandon()
+    assert lab.run(lab.node().finish(name, commit=True)) is Ended.DONE
+    assert lab.rows("SELECT * FROM child") == [(7, 1)]
+
+
+@pytest.mark.parametrize(
+    "interference",
+    [
+        "UPDATE item SET amount = 99 WHERE id = 1",
+        "DELETE FROM item WHERE id = 2",
+        "DROP TRIGGER seen_insert; DROP VIEW seen; DROP TABLE item",
+        "DROP TRIGGER seen_insert; DROP VIEW seen; DROP TABLE item; CREATE TABLE item (id integer PRIMARY KEY)",
+    ],
+)
+def test_a_branch_that_no_longer_fits_stays_whole(lab: Lab, node: SQLiteNode, interference: str) -> None:
+    name = lab.id()
+    branch = lab.begin(node, name)
+    branch.connection.execute("UPDATE item SET amount = amount + 1")
+    assert lab.run(branch.prepare()).said is Said.YES
+    branch.abandon()
+    with lab.raw() as raw:
+        raw.execute(interference)
+        before = raw.execute("SELECT * FROM log").fetchall()
+    other = lab.node()
+    assert lab.run(other.finish(name, commit=True)) is Ended.OWED
+    assert [found.id for found in lab.run(other.prepared()).ours] == [name]
+    assert lab.rows("SELECT * FROM log") == before, "nothing of it was applied"
+    assert lab.run(other.applied([(name.gid, 1)])) == set()
+    assert lab.run(other.finish(name, commit=False)) is Ended.DONE
