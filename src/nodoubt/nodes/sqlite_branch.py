@@ -64,7 +64,7 @@ class SQLiteBranch:
     def misuse(self) -> BaseException | None:
         return self._guard.misuse
 
-    def fence(self, error: BaseException) -> None:
+    def fence(self, error: BaseException | None = None) -> None:
         self._guard.close(error)
 
     def abandon(self) -> None:

@@ -24,9 +24,10 @@ class ConnectionClauses:
 
     @clause
     async def test_a_fence_does_not_stop_the_engine(self, h: Harness, node: Node) -> None:
-        """The block is over, the branch is not."""
+        """The block is over, the branch is not; the fence finds words of its own."""
         branch = await h.wrote(node)
-        branch.fence(GuardError("the block is over"))
+        branch.fence()
+        await raises(GuardError, h.put(branch.connection, "late", "value"), "a write behind the fence")
         expect(await branch.prepare(), Said.YES)
         await branch.commit()
         equal(await h.read(node), "value", "the committed row")
