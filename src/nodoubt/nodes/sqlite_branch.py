@@ -76,6 +76,9 @@ class SQLiteBranch:
 
     async def release(self) -> Answer:
         self._session.close()
+        if self._session.abandoned:
+            reason = f"the session on node {self._node.name!r} was cut off"
+            return Answer(said=Said.NO, reason=reason, retryable=True)
         return YES
 
     async def decide(self, participants: Mapping[int, str]) -> Answer:
