@@ -3,6 +3,7 @@
 from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManager
 from nodoubt.engine.engine import Settings
 from nodoubt.engine.settle import Doubt, SettleReport
+from nodoubt.engine.synchronous import Transaction, TransactionManager
 from nodoubt.errors import (
     Aborted,
     ConfigError,
@@ -32,4 +33,6 @@ __all__ = [
     "OutcomeUnknown",
     "Settings",
     "SettleReport",
+    "Transaction",
+    "TransactionManager",
 ]

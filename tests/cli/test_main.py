@@ -170,7 +170,7 @@ def test_an_interrupted_program_ends_at_once_with_130() -> None:
         command = [sys.executable, "-m", "nodoubt", "settle"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             connection, _ = silent.accept()
-            process.send_signal(signal.SIGINT)
-            assert process.communicate() == ("", "nodoubt: interrupted\n")
-            connection.close()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                assert process.communicate() == ("", "nodoubt: interrupted\n")
         assert process.returncode == 130

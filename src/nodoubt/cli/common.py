@@ -6,17 +6,22 @@ Results go to stdout, for people or as one JSON object; everything else goes to 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import logging
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from enum import IntEnum
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from nodoubt.engine.config import Config, load
 from nodoubt.engine.settle import Doubt
 from nodoubt.errors import ConfigError, NodeUnavailable, NodoubtError, OutcomeUnknown
+
+logger = logging.getLogger("nodoubt")
+T = TypeVar("T")
 
 
 class Exit(IntEnum):
@@ -92,6 +97,18 @@ def configuration(arguments: argparse.Namespace) -> Config:
             raise ConfigError(f"node {name!r} is named twice", hint="give each node a name of its own")
         nodes[name] = url
     return load(nodes, domain=arguments.domain)
+
+
+def run_async(step: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work in a loop of its own."""
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_exception_handler(_leftover)
+        return runner.run(step)
+
+
+def _leftover(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A driver whose connecting was interrupted leaves futures that failed and that nobody waits for."""
+    logger.debug("left over: %s", context.get("exception") or context.get("message"))
 
 
 def tell(arguments: argparse.Namespace, result: dict[str, Any], lines: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nodoubt.cli.common import Exit, add_command, configuration, count, tell
+from nodoubt.cli.common import Exit, add_command, configuration, count, run_async, tell
 from nodoubt.engine.config import Config
 from nodoubt.engine.reach import nodes_of
 from nodoubt.nodes.contract import Finding, Node
@@ -38,7 +38,7 @@ def add(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """See the command's help."""
     config = configuration(arguments)
-    found = asyncio.run(_inspect(nodes_of(config)))
+    found = run_async(_inspect(nodes_of(config)))
     between = list(_between(found))
     everything = [*itertools.chain.from_iterable(found.values()), *between]
     errors = sum(finding.level == "error" for finding in everything)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from nodoubt.cli.common import Exit, add_command, configuration, exit_code, tell
+from nodoubt.cli.common import Exit, add_command, configuration, exit_code, run_async, tell
 from nodoubt.engine.reach import nodes_of
 from nodoubt.errors import NodoubtError
 from nodoubt.nodes.contract import Node
@@ -41,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         lines = [f"-- node {name}\n{text}" for name, text in texts.items()]
         tell(arguments, {"sql": texts}, lines)
         return Exit.FINE
-    results = asyncio.run(_install(nodes))
+    results = run_async(_install(nodes))
     failed = {name: result for name, result in results.items() if isinstance(result, NodoubtError)}
     tell(arguments, {"nodes": {name: _entry(result) for name, result in results.items()}}, _lines(results))
     # Of several failures the one that the user can mend in the configuration comes first.

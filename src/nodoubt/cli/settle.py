@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from nodoubt.cli.common import Exit, add_command, configuration, count, doubt_lines, note, tell
+from nodoubt.cli.common import Exit, add_command, configuration, count, doubt_lines, note, run_async, tell
 from nodoubt.engine.engine import Engine
 from nodoubt.engine.reach import reach
 from nodoubt.engine.settle import AT_ONCE, SettleReport
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         async with reach(config) as engine:
             return await (_watch(engine, arguments) if arguments.watch else _once(engine, arguments))
 
-    return asyncio.run(go())
+    return run_async(go())
 
 
 async def _once(engine: Engine, arguments: argparse.Namespace) -> int:

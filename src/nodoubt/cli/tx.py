@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from nodoubt.cli.common import Exit, add_command, age, configuration, count, doubt_lines, note, tell
+from nodoubt.cli.common import Exit, add_command, age, configuration, count, doubt_lines, note, run_async, tell
 from nodoubt.engine.config import Config
 from nodoubt.engine.evidence import BranchEvidence, Evidence, gather
 from nodoubt.engine.reach import reach
@@ -98,7 +97,7 @@ def run_list(arguments: argparse.Namespace) -> int:
         async with reach(config) as engine:
             return await engine.look()
 
-    report = asyncio.run(look())
+    report = run_async(look())
     result = {
         "in_doubt": [asdict(doubt) for doubt in report.waiting],
         "unreachable": report.unreachable,
@@ -120,7 +119,7 @@ def run_show(arguments: argparse.Namespace) -> int:
         async with reach(config) as engine:
             return await gather(engine, arguments.gid)
 
-    found = asyncio.run(look())
+    found = run_async(look())
     if not found.found:
         if found.silent:
             raise NodeUnavailable(
@@ -205,11 +204,11 @@ def run_resolve(arguments: argparse.Namespace) -> int:
     config = configuration(arguments)
     if not arguments.reason.strip():
         raise ConfigError("--reason is empty", hint="say why, for those who will ask later")
-    order = asyncio.run(_plan(config, arguments))
+    order = run_async(_plan(config, arguments))
     if not arguments.yes and not _confirmed(order):
         note("nothing was done")
         return Exit.FINDING
-    outcome = asyncio.run(_carry_out(config, order, arguments.reason.strip()))
+    outcome = run_async(_carry_out(config, order, arguments.reason.strip()))
     result = {
         "gid": order.gid,
         "decision": outcome.state,

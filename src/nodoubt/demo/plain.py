@@ -117,7 +117,7 @@ async def connect(node: str, settings: NodeSettings) -> PlainSession:
     """Open a plain connection to what a node's URL names. Raises ConfigError or NodeUnavailable."""
     if settings.url.startswith("sqlite:"):
         return FileSession(node, sqlite_path(settings.url))
-    dialect, driver = make_driver(node, settings, asynchronous=True)
+    dialect, driver, settings = make_driver(node, settings, asynchronous=True)
     try:
         return ServerSession(node, dialect.kind, await driver.connect(settings))
     except (ConfigError, NodeUnavailable) as error:

@@ -4,41 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
-from nodoubt.engine.config import Config, Source, load
+from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Engine
-from nodoubt.engine.retry import backoff_s, may_retry
+from nodoubt.engine.retry import backoff_s
 from nodoubt.engine.settle import Doubt, SettleReport
+from nodoubt.engine.shell import ManagerShell, TransactionShell
 from nodoubt.engine.work import Work
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.errors import NodoubtError, Outcome
-from nodoubt.nodes.contract import Node
-from nodoubt.nodes.registry import make_node
 
 logger = logging.getLogger("nodoubt")
 T = TypeVar("T")
 
 
-class AsyncTransaction:
+class AsyncTransaction(TransactionShell):
     """A transaction: ``async with tm.transaction() as tx``."""
 
     def __init__(self, work: Work) -> None:
-        self._work = work
+        super().__init__(work)
         self._task: asyncio.Task[Any] | None = None
         self._interrupted = False
-
-    @property
-    def gid(self) -> str:
-        """The transaction's globally unique id."""
-        return self._work.gid
-
-    @property
-    def outcome(self) -> Outcome:
-        """What is known of its end."""
-        return self._work.outcome
 
     async def on(self, name: str, *, read_only: bool = False) -> Any:
         """The driver's own connection to a node, in this transaction.
@@ -102,33 +91,16 @@ async def _to_its_end(step: Coroutine[Any, Any, T]) -> T:
     raise cancelled
 
 
-class AsyncTransactionManager:
+class AsyncTransactionManager(ManagerShell):
     """Opens transactions over the configured nodes, and settles in the background. See :meth:`open`."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
-        self._engine: Engine | None = None
+        super().__init__(config)
         self._background: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
 
-    @classmethod
-    def open(
-        cls, source: Source | None = None, *, domain: str | None = None, **settings: Any
-    ) -> AsyncTransactionManager:
-        """Configure a manager; ``async with`` opens its nodes.
-
-        ``source`` is the path of a TOML file or a mapping ``{node: URL}``; ``settings`` are those of
-        :class:`nodoubt.Settings`. Raises ConfigError; entering raises ConfigError or NodeUnavailable.
-        """
-        return cls(load(source, domain=domain, **settings))
-
     async def __aenter__(self) -> AsyncTransactionManager:
-        world = AsyncWorld()
-        nodes = [
-            make_node(name, self._config.domain, settings, world, asynchronous=True)
-            for name, settings in self._config.nodes.items()
-        ]
-        self._engine = Engine(nodes, world, domain=self._config.domain, settings=self._config.settings)
+        self._engine = self._make_engine(AsyncWorld())
         self._engine.nudge = self._nudged.set
         await self._engine.open()
         self._background = asyncio.create_task(self._tend(self._engine), name="nodoubt-settler")
@@ -154,18 +126,6 @@ class AsyncTransactionManager:
             except TimeoutError:
                 continue
 
-    @property
-    def engine(self) -> Engine:
-        """The engine behind the manager, for tools."""
-        if self._engine is None:
-            raise RuntimeError("open the manager first: async with AsyncTransactionManager.open(…) as tm")
-        return self._engine
-
-    @property
-    def nodes(self) -> Mapping[str, Node]:
-        """The configured nodes by name."""
-        return self.engine.nodes
-
     def transaction(self, *, timeout: float | None = None, home: str | None = None) -> AsyncTransaction:
         """Begin a transaction: leaving the block commits everywhere, an exception in it rolls back everywhere.
 
@@ -186,7 +146,7 @@ class AsyncTransactionManager:
                 async with self.transaction(timeout=timeout) as tx:
                     return await function(tx)
             except Exception as error:
-                if attempt == attempts or not may_retry(error, tx.outcome):
+                if attempt == attempts or not tx.may_retry(error):
                     raise
                 await self.engine.world.sleep(backoff_s(attempt, self.engine.world))
         raise ValueError("attempts must be at least 1")

@@ -9,6 +9,7 @@ in many processes at once.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -93,6 +94,8 @@ class Settler:
         self._watch = watch
         self._first_seen: dict[BranchId, float] = {}
         self._reported: set[tuple[str, int]] = set()
+        #: Rounds, and the cases of one round, may run in several threads; they share what is guarded here.
+        self._lock = threading.Lock()
 
     async def round(
         self, *, grace_s: float, owed: Collection[str] = (), progress: Callable[[int, int], None] | None = None
@@ -179,8 +182,10 @@ class Settler:
         listings = await self._each(self._nodes.values(), lambda node: node.prepared(), report)
         report.foreign = {name: listing.foreign for name, listing in listings.items() if listing.foreign}
         listed = {name: listing.ours for name, listing in listings.items()}
-        now, before = self._world.now(), self._first_seen
-        self._first_seen = {b.id: before.get(b.id, now) for branches in listed.values() for b in branches}
+        now = self._world.now()
+        with self._lock:
+            before = self._first_seen
+            self._first_seen = {b.id: before.get(b.id, now) for branches in listed.values() for b in branches}
         return listed
 
     def _seen(self, branch: BranchId) -> float:
@@ -284,10 +289,11 @@ class Settler:
         await performer.follow(orders)
         outcome = machine.outcome
         finished = len(ripe) - len(outcome.pending) - len(outcome.strays)
-        if outcome.state == "committed":
-            report.committed += finished
-        else:
-            report.rolled_back += finished
+        with self._lock:
+            if outcome.state == "committed":
+                report.committed += finished
+            else:
+                report.rolled_back += finished
         case.owes = bool(outcome.pending or outcome.strays)
         for doubt in case.doubts:
             if doubt.node in outcome.pending:

@@ -6,7 +6,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nodoubt.engine.performer import Performer
-from nodoubt.errors import Aborted, ConfigError, GuardError, HeuristicOutcome, NodoubtError, Outcome, OutcomeUnknown
+from nodoubt.errors import (
+    Aborted,
+    ConfigError,
+    GuardError,
+    HeuristicOutcome,
+    NodeUnavailable,
+    NodoubtError,
+    Outcome,
+    OutcomeUnknown,
+)
 from nodoubt.nodes.contract import Branch
 from nodoubt.nodes.world import Alarm
 from nodoubt.protocol import messages as m
@@ -132,12 +141,17 @@ class Work:
             # A bug, or an interrupt of this very thread: whatever was prepared is the settler's now.
             for branch in self._branches:
                 branch.abandon()
+            self._over()
             self._engine.hand_over(self)
             raise
         finally:
-            self._alarm.cancel()
-            self._engine.live.pop(self.gid, None)
+            self._over()
         return self._conclude()
+
+    def _over(self) -> None:
+        """Not at work any more: from now on the settler may look at it."""
+        self._alarm.cancel()
+        self._engine.live.pop(self.gid, None)
 
     async def _open_home(self) -> None:
         try:
@@ -181,6 +195,11 @@ class Work:
             outcome=outcome,
             hint="do not retry; it is settled in the background: ask tm.outcome(gid)",
         ) from cause
+
+    def may_retry(self, error: BaseException) -> bool:
+        """Whether running the whole closure again is safe and can help: aborted for certain, by something that passes."""
+        passes = isinstance(error, Aborted | NodeUnavailable) and error.retryable
+        return self.outcome.state == "aborted" and (passes or any(b.is_retryable(error) for b in self._branches))
 
     def doom(self, error: NodoubtError) -> None:
         """Make the transaction abort whatever the block does."""

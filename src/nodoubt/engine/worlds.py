@@ -218,8 +218,12 @@ class ThreadWorld(_Clock):
         self._closed.wait(seconds)
 
     async def together(self, steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        others = [self._executor.submit(run_now, step) for step in steps[1:]]
-        return [*(run_now(step) for step in steps[:1]), *(other.result() for other in others)]
+        others = [(self._executor.submit(run_now, step), step) for step in steps[1:]]
+        results = [run_now(step) for step in steps[:1]]
+        for other, step in others:
+            # What no thread took up yet is done here: steps that wait for steps of their own may hold all threads.
+            results.append(run_now(step) if other.cancel() else other.result())
+        return results
 
     async def aside(self, call: Callable[[], T]) -> T:
         return call()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,13 +95,25 @@ class AsyncpgSession:
         self._raw._top_xact = None
 
     def abandon(self) -> None:
-        self._raw.terminate()
+        loop: asyncio.AbstractEventLoop = self._raw._loop
+        if loop is _running_loop():
+            self._raw.terminate()
+        elif not loop.is_closed():
+            # A transport of asyncio may be touched by its own thread only.
+            loop.call_soon_threadsafe(self._raw.terminate)
 
     async def close(self) -> None:
         try:
             await _Connection.close(self._raw, timeout=2)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             self._raw.terminate()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _refused(name: str, guard: Guard) -> str | None:

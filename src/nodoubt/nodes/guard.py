@@ -7,6 +7,7 @@ is dead although the session behind it serves somebody else by then.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -51,7 +52,8 @@ class Guard(AbstractContextManager["Guard"]):
         self.lasting = False
         self._closed = False
         self._closing: BaseException | None = None
-        self._busy = False
+        #: Held during a statement. A lock, because two threads may ask at once.
+        self._busy = threading.Lock()
         self._savepoints: list[str] = []
         self._reading: Reading | None = None
 
@@ -83,7 +85,7 @@ class Guard(AbstractContextManager["Guard"]):
     def statement(self, sql: str) -> Guard:
         """Enter one statement: ``with guard.statement(sql): …``. Raises GuardError if a rule forbids it."""
         self.check_open()
-        if self._busy:
+        if not self._busy.acquire(blocking=False):
             raise self.refuse(
                 f"two operations at once ({shorten(sql)})",
                 "one connection serves one task at a time",
@@ -92,23 +94,28 @@ class Guard(AbstractContextManager["Guard"]):
         reading = read(sql, self.rules)
         for text, rule in reading.broken:
             if not (rule.home_may and self.is_home):
+                self._busy.release()
                 raise self.refuse(shorten(text), rule.why)
         if reading.lasting:
             self.lasting = True
         self._reading = reading
-        self._busy = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave the statement, noting whether it failed and which savepoints it set."""
-        self._busy = False
         if error is not None:
             self.failed(error)
         elif self._reading is not None:
             for step, name in self._reading.savepoints:
                 self.savepoint(step, name)
+        self._busy.release()
+
+    def follow(self, sql: str) -> None:
+        """Take note of the savepoints in a text that the driver itself sent."""
+        for step, name in read(sql, self.rules).savepoints:
+            self.savepoint(step, name)
 
     def failed(self, error: BaseException) -> None:
         """A statement failed: unless a savepoint from before it is restored, the branch must not commit."""
@@ -159,6 +166,9 @@ class BranchConnection:
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._guard.check_open()
+        why = self._refused(f"{name}=", self._guard)
+        if why is not None:
+            raise self._guard.refuse(f"setting {name}", why)
         self._guard.lasting = True
         setattr(self._raw, name, value)
 

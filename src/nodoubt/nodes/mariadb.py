@@ -81,6 +81,7 @@ class MariaDB:
     rules = RULES
     prepared_tag = ""
     decided_tag = ""
+    clock = "SELECT UNIX_TIMESTAMP(NOW(6))"
 
     def __init__(self) -> None:
         self._version = ""
@@ -178,7 +179,7 @@ class MariaDB:
 
     async def prepared(self, session: Session, domain: str) -> Listing:
         await self.learn(session)
-        ((now_s,),) = await session.query("SELECT UNIX_TIMESTAMP(NOW(3))")
+        ((now_s,),) = await session.query(self.clock)
         # MySQL would show a foreign id's bytes as text; MariaDB sends them as they are.
         rows = await session.query("XA RECOVER" if self.is_mariadb else "XA RECOVER CONVERT XID")
         ours: list[PreparedBranch] = []
@@ -266,6 +267,9 @@ class MariaDB:
     def drop_evidence(self, gids: Sequence[str]) -> str:
         return f"DELETE FROM {self._schema}nodoubt_branch WHERE gid IN ({literals(gids)})"
 
+    def old_evidence(self, before_gid: str, limit: int) -> str:
+        return f"SELECT gid FROM {self._schema}nodoubt_branch WHERE gid < {literal(before_gid)} ORDER BY gid LIMIT {int(limit)}"
+
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         return int(
             await session.command(
@@ -280,6 +284,15 @@ class MariaDB:
         return (
             f"INSERT INTO {self._schema}nodoubt_decision (gid, decision, participants, reason)"
             f" VALUES ({literal(gid)},'{decision}','{{}}',{literal(reason)}) ON DUPLICATE KEY UPDATE probes = probes + 1"
+        )
+
+    def replace_broken(self, row: DecisionRow, *, commit: bool, reason: str) -> str:
+        decision, participants = row.raw or ("", "")
+        became = "committed" if commit else "aborted"
+        return (
+            f"UPDATE {self._schema}nodoubt_decision SET decision = '{became}',"
+            f" participants = {literal(participants_json(row.participants))}, reason = {literal(reason)}"
+            f" WHERE gid = {literal(row.gid)} AND {_is('decision', decision)} AND {_is('participants', participants)}"
         )
 
     async def identity(self, session: Session) -> Identity | None:
@@ -345,3 +358,8 @@ def _branch_id(row: Row) -> BranchId | None:
         return None
     text = raw.decode("ascii")
     return parse_xa(text[:gtrid_length], text[gtrid_length:])
+
+
+def _is(column: str, text: str) -> str:
+    """Compare by bytes: nobody knows what stands in a row that cannot be read."""
+    return f"CAST({column} AS BINARY) = x'{text.encode().hex()}'"

@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Finding
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
-from nodoubt.nodes.identity import check_identity
+from nodoubt.nodes.findings import identity_finding
 
 if TYPE_CHECKING:
     from nodoubt.nodes.mariadb import MariaDB
@@ -41,9 +40,16 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
         await _durable(session),
         *await _prepared(dialect, session, domain),
         *await _engines(session),
-        await _identity(dialect, session, name, domain),
+        identity_finding(await dialect.identity(session), name, domain),
         await _privileges(session),
+        # Last, so that whoever compares it with his own clock does so at once.
+        await _clock(dialect, session),
     ]
+
+
+async def _clock(dialect: MariaDB, session: Session) -> Finding:
+    ((now_s,),) = await session.query(dialect.clock)
+    return Finding(check="clock", level="ok", text="agrees with the clock of this machine", fact=float(now_s))
 
 
 async def _durable(session: Session) -> Finding:
@@ -108,14 +114,6 @@ async def _engines(session: Session) -> Sequence[Finding]:
             fix="ALTER TABLE … ENGINE=InnoDB, or keep them out of transactions",
         )
     ]
-
-
-async def _identity(dialect: MariaDB, session: Session, name: str, domain: str) -> Finding:
-    try:
-        check_identity(await dialect.identity(session), name, domain)
-    except ConfigError as error:
-        return Finding(check="identity", level="error", text=error.message, fix=error.hint)
-    return Finding(check="identity", level="ok", text=f"this database is node {name!r} of domain {domain!r}")
 
 
 async def _privileges(session: Session) -> Finding:

@@ -49,10 +49,8 @@ class Pool(Generic[S]):
                 f"for {self._acquire_timeout_s:g} s",
                 hint="raise the node's pool_size, or look for blocks that stay open too long",
             )
-        try:
-            return self._idle.pop(), False
-        except IndexError:
-            pass
+        if (session := self._pop()) is not None:
+            return session, False
         try:
             return await self._connect(), True
         except BaseException:
@@ -83,11 +81,18 @@ class Pool(Generic[S]):
 
     def forget_idle(self) -> None:
         """Close all idle sessions: one of them was found dead, as after a restart of the server."""
-        while self._idle:
-            self._idle.pop().abandon()
+        while (session := self._pop()) is not None:
+            session.abandon()
 
     async def close(self) -> None:
         """Close idle sessions now and busy ones when they come back."""
         self._closed = True
-        while self._idle:
-            await self._idle.pop().close()
+        while (session := self._pop()) is not None:
+            await session.close()
+
+    def _pop(self) -> S | None:
+        """Several threads may empty the pool at once."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None

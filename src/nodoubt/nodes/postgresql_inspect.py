@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Finding
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
-from nodoubt.nodes.identity import Identity, check_identity
+from nodoubt.nodes.findings import identity_finding
+from nodoubt.nodes.identity import Identity
 from nodoubt.protocol.ids import parse_text
 
 #: The oldest server whose behaviour the dialect was written for.
@@ -183,23 +183,12 @@ def _privileges(
 async def _identity(
     identity: Callable[[Session], Awaitable[Identity | None]], session: Session, name: str, domain: str
 ) -> Finding:
-    found = None
     try:
-        found = await identity(session)
-        check_identity(found, name, domain)
+        return identity_finding(await identity(session), name, domain)
     except StatementFailed as failure:
         return Finding(
             check="identity", level="error", text=f"cannot be read: {failure}", fix="see the finding on privileges"
         )
-    except ConfigError as error:
-        fact = found.id if found else None
-        return Finding(check="identity", level="error", text=error.message, fix=error.hint, fact=fact)
-    return Finding(
-        check="identity",
-        level="ok",
-        text=f"is node {name!r} of domain {domain!r}",
-        fact=found.id if found else None,
-    )
 
 
 def _foreign(prepared: Sequence[tuple[str, str, float, bool]], domain: str) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -52,12 +52,15 @@ def make_node(name: str, domain: str, settings: NodeSettings, world: World, *, a
     scheme = urlsplit(settings.url).scheme
     if scheme == "sqlite":
         return _sqlite(name, domain, settings, world)
-    dialect, driver = make_driver(name, settings, asynchronous=asynchronous)
+    dialect, driver, settings = make_driver(name, settings, asynchronous=asynchronous)
     return SqlNode(name, domain, dialect=dialect, driver=driver, world=world, settings=settings)
 
 
-def make_driver(name: str, settings: NodeSettings, *, asynchronous: bool) -> tuple[Dialect, Driver]:
-    """Make what connects to the server that a URL names, without a node around it. Raises as :func:`make_node` does."""
+def make_driver(name: str, settings: NodeSettings, *, asynchronous: bool) -> tuple[Dialect, Driver, NodeSettings]:
+    """Make what connects to the server that a URL names, without a node around it; with the settings as the driver reads them.
+
+    Raises as :func:`make_node` does.
+    """
     scheme = urlsplit(settings.url).scheme
     kind = _SAME.get(scheme, scheme)
     choices = _ASYNC if asynchronous else _SYNC
@@ -69,7 +72,10 @@ def make_driver(name: str, settings: NodeSettings, *, asynchronous: bool) -> tup
             hint=f"known are {', '.join([*choices, 'sqlite'])}",
         )
     driver: Driver = _load(choice, name)
-    return _DIALECTS[kind.partition("+")[0]](), driver
+    plain = kind.partition("+")[0]
+    # Drivers know the plain scheme alone.
+    settings = replace(settings, url=settings.url.replace(scheme, plain, 1))
+    return _DIALECTS[plain](), driver, settings
 
 
 def _sqlite(name: str, domain: str, settings: NodeSettings, world: World) -> Node:

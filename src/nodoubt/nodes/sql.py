@@ -12,21 +12,23 @@ from dataclasses import replace
 from typing import Any
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
-from nodoubt.nodes.contract import YES, Answer, DecisionRow, Ended, Finding, Listing, Said
-from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings, Session
+from nodoubt.nodes.contract import DecisionRow, Ended, Finding, Listing
+from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
-from nodoubt.nodes.guard import Guard, shorten
+from nodoubt.nodes.findings import compared
 from nodoubt.nodes.pool import Pool
+from nodoubt.nodes.sql_branch import SqlBranch
+from nodoubt.nodes.texts import unreadable_reason
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, token
 from nodoubt.protocol.verdicts import HomeSays
 
 logger = logging.getLogger("nodoubt")
 
+#: No step of recovery takes longer, or its session is cut off and the step is tried again in a later round.
+SERVICE_S_MAX = 30.0
 #: How often a branch is finished again within one call after the session that it was attached to was ended.
 FINISHES_MAX = 3
-#: A larger difference of clocks is worth a warning: ages are then misjudged, and with them when to settle and to purge.
-CLOCK_DIFFERENCE_S_MAX = 5.0
 
 
 class SqlNode:
@@ -54,11 +56,14 @@ class SqlNode:
     async def _connect(self) -> Session:
         session = await self._driver.connect(self._settings)
         session.token = token(self._world.random(5))
+        alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
         try:
             await self.dialect.set_up(session, self._settings)
         except (ConnectionLost, StatementFailed) as error:
             session.abandon()
             raise NodeUnavailable(f"node {self.name!r} refused a new session: {error}") from error
+        finally:
+            alarm.cancel()
         return session
 
     async def open(self) -> None:
@@ -83,6 +88,8 @@ class SqlNode:
             session, is_new = self.pool.at_hand() or await self.pool.take()
             if not self.capabilities.detached:
                 branch = replace(branch, session=session.token)
+            # The transaction's own deadline cannot cut a session that is not its branch's yet.
+            alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
             try:
                 await session.command(self.dialect.begin(branch, read_only=read_only))
                 return SqlBranch(self, session, branch, is_home=is_home)
@@ -97,10 +104,14 @@ class SqlNode:
                 if isinstance(error, StatementFailed):
                     raise NodeUnavailable(f"node {self.name!r} refused to begin: {error}") from error
                 raise
+            finally:
+                alarm.cancel()
 
     async def _serve(self, what: str, step: Callable[[Session], Any]) -> Any:
         """Run a recovery step on a session of its own pool; anything but success discards the session."""
         session, _ = await self._service.take()
+        # A server that accepts and never answers must not stop the settler (recovery rule 4).
+        alarm = self._world.later(SERVICE_S_MAX, session.abandon)
         try:
             result = await step(session)
         except (ConnectionLost, StatementFailed) as error:
@@ -110,6 +121,8 @@ class SqlNode:
         except BaseException:
             self._service.discard(session)
             raise
+        finally:
+            alarm.cancel()
         self._service.give_back(session)
         return result
 
@@ -135,6 +148,13 @@ class SqlNode:
             logger.warning("%s", error)
             return Ended.OWED
         return ended
+
+    async def end_session(self, branch: BranchId, handle: str) -> None:
+        """End a session of ours whose line was cut or lost, as far as the server can be reached."""
+        try:
+            await self._serve("end a session", lambda session: self.dialect.end_owner(session, branch, handle))
+        except NodoubtError as error:
+            logger.info("%s", error)
 
     async def _finish(self, session: Session, branch: BranchId, commit: bool, owner: str) -> Ended:
         if owner and not await self.dialect.end_owner(session, branch, owner):
@@ -190,6 +210,12 @@ class SqlNode:
     async def drop_evidence(self, gids: Sequence[str]) -> None:
         await self._serve("drop evidence", lambda session: session.command(self.dialect.drop_evidence(gids)))
 
+    async def old_evidence(self, before_gid: str, limit: int) -> Sequence[str]:
+        rows: Sequence[Row] = await self._serve(
+            "show old evidence", lambda session: session.query(self.dialect.old_evidence(before_gid, limit))
+        )
+        return [gid for (gid,) in rows]
+
     async def purge(self, before_gid: str, retention_s: float, limit: int) -> int:
         count: int = await self._serve(
             "purge", lambda session: self.dialect.purge(session, before_gid, retention_s, limit)
@@ -199,8 +225,7 @@ class SqlNode:
     async def resolve(self, gid: str, *, commit: bool, reason: str) -> HomeSays:
         row = (await self.decisions([gid])).get(gid)
         if row is not None and row.raw is not None:
-            kept = f"{reason} (instead of an unreadable row: decision {row.raw[0]!r}, participants {row.raw[1]!r})"
-            text = self.dialect.replace_broken(row, commit=commit, reason=kept)
+            text = self.dialect.replace_broken(row, commit=commit, reason=unreadable_reason(reason, row.raw))
         else:
             text = self.dialect.resolve(gid, commit=commit, reason=reason)
         await self._serve("take a resolution", lambda session: session.command(text))
@@ -212,29 +237,13 @@ class SqlNode:
         except NodoubtError as error:
             return [Finding(check="reachable", level="error", text=error.message, fix=error.hint)]
         try:
-            return [self._judge(found) for found in await self.dialect.inspect(session, self.name, self.domain)]
+            findings = await self.dialect.inspect(session, self.name, self.domain)
+            now_s, pool_size = self._world.unix_ms() / 1000, self._settings.pool_size
+            return [compared(finding, now_s=now_s, pool_size=pool_size) for finding in findings]
         except (ConnectionLost, StatementFailed) as error:
             return [Finding(check="reachable", level="error", text=f"lost while looking: {error}")]
         finally:
             await session.close()
-
-    def _judge(self, finding: Finding) -> Finding:
-        """Compare what a dialect found with what only the node knows: this machine's clock, the size of the pool."""
-        if finding.check == "clock" and isinstance(finding.fact, float):
-            ahead_s = finding.fact - self._world.unix_ms() / 1000
-            if abs(ahead_s) > CLOCK_DIFFERENCE_S_MAX:
-                text = f"is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the clock of this machine"
-                return replace(finding, level="warning", text=text, fix="let both machines follow one time server")
-        if (
-            finding.check == "prepared"
-            and isinstance(finding.fact, int)
-            and 0 < finding.fact < self._settings.pool_size
-        ):
-            text = f"{finding.text}, fewer than the node's pool_size of {self._settings.pool_size}"
-            return replace(
-                finding, level="warning", text=text, fix="allow more of them on the server, or lower pool_size"
-            )
-        return finding
 
     async def install(self) -> str:
         session = await self._driver.connect(self._settings)
@@ -247,147 +256,3 @@ class SqlNode:
 
     def ddl(self) -> str:
         return self.dialect.ddl(self.name, self.domain)
-
-
-class SqlBranch:
-    """A branch on a database server: see :class:`nodoubt.nodes.contract.Branch`."""
-
-    __slots__ = ("_guard", "_id", "_node", "_session", "connection")
-
-    def __init__(self, node: SqlNode, session: Session, branch: BranchId, *, is_home: bool) -> None:
-        self._node = node
-        self._session: Session | None = session
-        self._id = branch
-        self._guard = Guard(node.name, branch.gid, node.dialect.rules, is_home=is_home)
-        self.connection = session.bind(self._guard)
-
-    @property
-    def misuse(self) -> NodoubtError | None:
-        return self._guard.misuse
-
-    def fence(self, error: BaseException | None = None) -> None:
-        self._guard.close(error)
-
-    def abandon(self) -> None:
-        if self._session is not None:
-            self._session.abandon()
-
-    def _leave(self, *, clean: bool) -> str:
-        """Part with the session; returns its handle."""
-        session, self._session = self._session, None
-        if session is None:
-            return ""
-        session.unbind()
-        if clean and not self._guard.lasting:
-            self._node.pool.give_back(session)
-        else:
-            self._node.pool.discard(session)
-        return session.handle
-
-    async def _undo(self, session: Session) -> bool:
-        try:
-            clean = await self._node.dialect.undo(session, self._id)
-        except (ConnectionLost, StatementFailed):
-            clean = False
-        self._leave(clean=clean)
-        return clean
-
-    async def prepare(self) -> Answer:
-        session, dialect = self._session, self._node.dialect
-        if session is None:
-            return Answer(said=Said.NO, reason=f"the session on node {self._node.name!r} is gone", retryable=True)
-        if self._guard.failure is not None:
-            return await self._refuse(session)
-        try:
-            tag = await session.command(dialect.prepare(self._id))
-        except StatementFailed as failure:
-            # Where a prepared branch hangs on its session, "no" takes a rollback that was answered.
-            if not await self._undo(session) and not dialect.capabilities.detached:
-                return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r}: {failure}", error=failure.__cause__)
-            return self._no(failure)
-        except ConnectionLost as lost:
-            return Answer(
-                said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while preparing: {lost}", error=lost
-            )
-        if dialect.prepared_tag and tag != dialect.prepared_tag:
-            return await self._refuse(session)
-        return YES
-
-    async def release(self) -> Answer:
-        session = self._session
-        if session is None:
-            return Answer(said=Said.NO, reason=f"the session on node {self._node.name!r} is gone", retryable=True)
-        try:
-            await session.command(self._node.dialect.release())
-        except StatementFailed as failure:
-            await self._undo(session)
-            return self._no(failure)
-        except ConnectionLost as lost:
-            self._leave(clean=False)
-            return Answer(said=Said.NO, reason=f"node {self._node.name!r} was lost: {lost}", retryable=True, error=lost)
-        self._leave(clean=True)
-        return YES
-
-    async def decide(self, participants: Mapping[int, str]) -> Answer:
-        session, dialect = self._session, self._node.dialect
-        if session is None:
-            return Answer(said=Said.NO, reason=f"the session on node {self._node.name!r} is gone", retryable=True)
-        if self._guard.failure is not None:
-            return await self._refuse(session)
-        try:
-            tag = await session.command(dialect.decide(self._id, participants))
-        except StatementFailed as failure:
-            if not await self._undo(session):
-                return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r}: {failure}", error=failure.__cause__)
-            if dialect.is_conflict(failure):
-                return Answer(said=Said.CONFLICT, reason="recovery had aborted the transaction", retryable=True)
-            return self._no(failure)
-        except ConnectionLost as lost:
-            self._leave(clean=False)
-            return Answer(
-                said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while deciding: {lost}", error=lost
-            )
-        if dialect.decided_tag and tag != dialect.decided_tag:
-            return await self._refuse(session)
-        self._leave(clean=True)
-        return YES
-
-    async def commit(self) -> Ended:
-        return await self._finish(commit=True)
-
-    async def roll_back(self, *, prepared: bool) -> Ended:
-        if prepared:
-            return await self._finish(commit=False)
-        if self._session is not None:
-            await self._undo(self._session)
-        return Ended.DONE
-
-    async def _finish(self, *, commit: bool) -> Ended:
-        session = self._session
-        if session is not None:
-            try:
-                await session.command(self._node.dialect.finish(self._id, commit=commit))
-                self._leave(clean=True)
-                return Ended.DONE
-            except (ConnectionLost, StatementFailed) as error:
-                logger.info("node %r: %s; trying on another session", self._node.name, error)
-        # The old session may be half-open, with a PREPARE still on its way: it must be over before "absent" counts.
-        return await self._node.finish(self._id, commit=commit, owner=self._leave(clean=False))
-
-    async def _refuse(self, session: Session) -> Answer:
-        await self._undo(session)
-        failure = self._guard.failure
-        return Answer(
-            said=Said.NO,
-            reason=f"a statement had failed on node {self._node.name!r}"
-            + (f": {shorten(str(failure))}" if failure else ""),
-            error=failure,
-        )
-
-    def _no(self, failure: StatementFailed) -> Answer:
-        return Answer(
-            said=Said.NO,
-            reason=f"node {self._node.name!r} refused: {failure}",
-            retryable=self._node.dialect.is_retryable(failure),
-            error=failure.__cause__,
-        )

@@ -64,6 +64,10 @@ class SQLiteBranch:
     def misuse(self) -> NodoubtError | None:
         return self._guard.misuse
 
+    def is_retryable(self, error: BaseException) -> bool:
+        """A single writer meets no deadlock and no serialization failure."""
+        return False
+
     def fence(self, error: BaseException | None = None) -> None:
         self._guard.close(error)
 
@@ -76,6 +80,9 @@ class SQLiteBranch:
 
     async def release(self) -> Answer:
         self._session.close()
+        if self._session.abandoned:
+            reason = f"the session on node {self._node.name!r} was cut off"
+            return Answer(said=Said.NO, reason=reason, retryable=True)
         return YES
 
     async def decide(self, participants: Mapping[int, str]) -> Answer:

@@ -80,7 +80,7 @@ class SQLiteGuard(Guard):
     def statement(self, sql: str) -> Guard:
         """Enter a call that compiles or runs statements; SQLite itself tells of each of them."""
         self.check_open()
-        if self._busy:
+        if not self._busy.acquire(blocking=False):
             raise self.refuse(
                 f"two operations at once ({shorten(sql)})",
                 "one connection serves one thread at a time",
@@ -88,7 +88,6 @@ class SQLiteGuard(Guard):
             )
         self._compiled = sql
         self._reading = None
-        self._busy = True
         return self
 
     def running(self, sql: str) -> None:

@@ -12,6 +12,7 @@ from nodoubt.nodes import sqlite_tables as tables
 from nodoubt.nodes.apsw_driver import HAS_SESSIONS, VERSION, Session
 from nodoubt.nodes.contract import Finding
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.findings import identity_finding
 from nodoubt.nodes.identity import SCHEMA_VERSION, check_identity
 from nodoubt.nodes.sqlite_sessions import Sessions
 
@@ -64,7 +65,7 @@ def inspect(name: str, domain: str, path: Path, sessions: Sessions, journal: Jou
             Finding(check="reachable", level="ok", text=str(path)),
             _version(),
             _durable(session),
-            _identity(session, name, domain),
+            identity_finding(tables.identity(session), name, domain),
             _prepared(session, journal),
             _privileges(journal, random),
             _foreign(session),
@@ -92,14 +93,6 @@ def _durable(session: Session) -> Finding:
         fix = "run `nodoubt init`, and find out which program changed it"
         return Finding(check="durable", level="error", text=f"{mode!r} mode, not WAL mode", fix=fix)
     return Finding(check="durable", level="ok", text="WAL mode, synchronous=FULL on every connection of ours")
-
-
-def _identity(session: Session, name: str, domain: str) -> Finding:
-    try:
-        check_identity(tables.identity(session), name, domain)
-    except ConfigError as error:
-        return Finding(check="identity", level="error", text=error.message, fix=error.hint)
-    return Finding(check="identity", level="ok", text=f"node {name!r} of domain {domain!r}")
 
 
 def _prepared(session: Session, journal: Journal) -> Finding:

@@ -11,7 +11,7 @@ from nodoubt.nodes.apsw_driver import Session, changed_tables
 from nodoubt.nodes.contract import DecisionRow
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity
-from nodoubt.nodes.texts import decision_row, literal, participants_json
+from nodoubt.nodes.texts import decision_row, literal, participants_json, unreadable_reason
 from nodoubt.protocol.verdicts import HomeSays
 
 TABLES = (
@@ -129,6 +129,12 @@ def complete(session: Session, gids: Sequence[str]) -> None:
     session.command(f"UPDATE nodoubt_decision SET complete = 1 WHERE {_GIDS}", json.dumps(list(gids)))
 
 
+def old_evidence(session: Session, before_gid: str, limit: int) -> Sequence[str]:
+    """The gids of the oldest evidence that is older than a gid."""
+    rows = session.command("SELECT gid FROM nodoubt_branch WHERE gid < ? ORDER BY gid LIMIT ?", before_gid, limit)
+    return [gid for (gid,) in rows]
+
+
 def purge(session: Session, before_gid: str, retention_s: float, limit: int) -> int:
     """Delete old complete rows and tombstones; returns how many."""
     rows = session.command(
@@ -143,11 +149,22 @@ def purge(session: Session, before_gid: str, retention_s: float, limit: int) -> 
 
 
 def resolve(session: Session, gid: str, *, commit: bool, reason: str) -> None:
-    """Insert a decision by a person's order unless there is one."""
+    """Insert a decision by a person's order unless one stands that can be read."""
+    decision = "committed" if commit else "aborted"
+    found = decisions(session, [gid]).get(gid)
+    if found is not None and found.raw is not None:
+        session.command(
+            "UPDATE nodoubt_decision SET decision = ?, participants = ?, reason = ? WHERE gid = ?",
+            decision,
+            participants_json(found.participants),
+            unreadable_reason(reason, found.raw),
+            gid,
+        )
+        return
     session.command(
         "INSERT INTO nodoubt_decision (gid, decision, reason) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
         gid,
-        "committed" if commit else "aborted",
+        decision,
         reason,
     )
 

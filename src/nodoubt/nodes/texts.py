@@ -51,3 +51,8 @@ def decision_row(
         case _:
             return replace(broken, participants=bound, reason=f"decision {decision!r}")
     return DecisionRow(gid=gid, says=says, participants=bound, age_s=float(age_s), reason=reason)
+
+
+def unreadable_reason(reason: str, raw: tuple[str, str]) -> str:
+    """A person's reason, with what stood in the row that it replaces."""
+    return f"{reason} (instead of an unreadable row: decision {raw[0]!r}, participants {raw[1]!r})"

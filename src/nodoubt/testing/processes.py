@@ -175,6 +175,13 @@ class Family:
         """Whether any process of the family is alive, be it frozen or not: the keeper is the last to go."""
         return self._keeper.poll() is None
 
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of CPU that the family has used, with those of its ended processes, in steps of the kernel's tick."""
+        pids = [self.pid, *_descendants(self.pid)]
+        ticks = sum(_ticks(pid, ended_children=pid == self.pid) for pid in pids)
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def freeze(self) -> None:
         """Stop every process (SIGSTOP) and wait until each stands still; TimeoutError after DEADLINE_S.
 
@@ -235,6 +242,16 @@ def _stat(path: Path) -> tuple[str, int] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return fields[0], int(fields[1])
+
+
+def _ticks(pid: int, *, ended_children: bool) -> int:
+    """The clock ticks that a process ran, with or without those of children that it waited for; 0 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    # proc(5): utime, stime, cutime and cstime are fields 14 to 17; the state, field 3, stands first here.
+    return sum(int(field) for field in fields[11 : 15 if ended_children else 13])
 
 
 def _frozen(pids: Iterable[int]) -> bool:

@@ -107,6 +107,11 @@ class Server(ABC):
         """Whether the server's process is alive, be it paused or not."""
         return self._family is not None and self._family.running
 
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of CPU that its processes have used since it was started last."""
+        return self._family.cpu_s if self._family is not None else 0.0
+
     def url_of(self, database: str) -> str:
         """The URL of one of this server's databases."""
         return f"{self.kind}://{self._administrator}@127.0.0.1:{self.port}/{database}"
@@ -300,7 +305,9 @@ class MariaDBServer(Server):
 
     def _initialise(self) -> None:
         options = ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]
-        self._run(self._installer, "--no-defaults", f"--datadir={self._data}", *options)
+        # Servers that start at the same moment would take each other's temporary tables out of /tmp.
+        where = [f"--datadir={self._data}", f"--tmpdir={self.folder}"]
+        self._run(self._installer, "--no-defaults", *where, *options)
 
     def _command(self) -> Sequence[str]:
         settings = {
@@ -312,6 +319,7 @@ class MariaDBServer(Server):
             "port": str(self.port),
             "socket": str(self._socket),
             "datadir": str(self._data),
+            "tmpdir": str(self.folder),
             "pid-file": str(self.folder / "pid"),
         }
         options = [f"--{name}={value}" for name, value in settings.items()]

@@ -1,0 +1,361 @@
+"""A database in memory: what a server does, with faults on demand. Nothing in here knows nodes, branches or the protocol.
+
+A :class:`MemoryDatabase` plays the server and outlives the "processes" that use it. Its tables are dicts, its rows are locked
+by whoever writes them, and prepared work survives a crash. Everything reaches it as a *call* of one session: a named packet of
+steps, of which the first error stops the rest. ``faults`` is asked about each call and answers with its :class:`Fate`; that one
+seam is where tests and simulations make trouble.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+#: (table, key)
+Place = tuple[str, str]
+_GONE = object()
+
+
+class Refused(Exception):
+    """The database answered with an error; ``code`` is one of the words below."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+DUPLICATE = "duplicate"
+LOCKED = "locked"
+MISSING = "missing"
+READ_ONLY = "read-only"
+ILLEGAL = "illegal"
+INJECTED = "injected"
+
+
+class Lost(Exception):
+    """No answer will come on this session any more."""
+
+
+class Fate(StrEnum):
+    """What becomes of one call."""
+
+    FINE = "carried out and answered"
+    REFUSED = "answered with an error, without any effect"
+    LOST = "the connection breaks before it arrives"
+    UNHEARD = "carried out, but the connection breaks before its answer"
+    HELD = "on its way until `deliver`, even when its sender has hung up"
+    CRASH = "the database stops before it"
+    CRASH_AFTER = "the database stops after it, before its answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One packet that a session sends: its name, and its steps, each a verb and its arguments."""
+
+    session: int
+    name: str
+    steps: tuple[tuple[Any, ...], ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.steps}"
+
+
+Faults = Callable[[Call], Fate]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Pending:
+    """A call, what its steps gave so far and, once it is answered, the error that stopped it, if one did."""
+
+    call: Call
+    results: list[Any] = field(default_factory=list)
+    refused: Refused | None = None
+    is_answered: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """What a transaction wrote and did not commit yet; ``since_s`` is when it was prepared, by the database's clock."""
+
+    writes: dict[Place, Any] = field(default_factory=dict)
+    savepoints: list[tuple[str, dict[Place, Any]]] = field(default_factory=list)
+    read_only: bool = False
+    since_s: float = 0.0
+
+
+class MemoryDatabase:
+    """See the module's text. ``clock`` gives seconds; ages of decisions and prepared work are told by it."""
+
+    def __init__(self, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self.clock = clock
+        #: Committed rows; tests may look at them and break them.
+        self.tables: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+        self.prepared: dict[str, Work] = {}
+        self.faults: Faults = lambda call: Fate.FINE
+        self.running = True
+        self._open: dict[int, Work | None] = {}
+        self._held: list[Pending] = []
+        self._busy: set[int] = set()
+        self._hung_up: set[int] = set()
+        #: Who may write a row until its work ends: a session's number or the name of prepared work.
+        self._holders: dict[Place, int | str] = {}
+        self._sessions = 0
+        self._mutex = threading.RLock()
+
+    # What happens to the database as a whole.
+
+    def stop(self) -> None:
+        """Crash: every session ends, what was not prepared is gone, calls on their way are dropped."""
+        with self._mutex:
+            self.running = False
+            for session in list(self._open):
+                self.end(session)
+            self._held.clear()
+
+    def start(self) -> None:
+        """Come back with committed rows and prepared work."""
+        self.running = True
+
+    def deliver(self) -> None:
+        """Let every held call arrive."""
+        with self._mutex:
+            held, self._held = self._held, []
+            for pending in held:
+                self.carry_out(pending)
+
+    # Sessions.
+
+    def connect(self) -> int:
+        """Begin a session and return its number."""
+        with self._mutex:
+            if not self.running:
+                raise Lost("the database is not running")
+            self._sessions += 1
+            self._open[self._sessions] = None
+            return self._sessions
+
+    def hang_up(self, session: int) -> None:
+        """The client closes its end. What it sent still arrives; the database notices afterwards."""
+        with self._mutex:
+            self._hung_up.add(session)
+            if session not in self._busy:
+                self.end(session)
+
+    def end(self, session: int) -> None:
+        """End a session from the database's side: its open work is undone, what it sent will not be carried out."""
+        with self._mutex:
+            if session in self._open:
+                self._undo(session)
+                del self._open[session]
+
+    def is_open(self, session: int) -> bool:
+        """Whether the session exists on the database's side."""
+        return session in self._open
+
+    # Calls.
+
+    def send(self, call: Call) -> Pending:
+        """Send a call off, to the fate that ``faults`` has for it. Raises Lost."""
+        pending = Pending(call=call)
+        with self._mutex:
+            self._busy.add(call.session)
+            match self.faults(call):
+                case Fate.FINE:
+                    self.carry_out(pending)
+                case Fate.REFUSED:
+                    self._answer(pending, Refused(INJECTED, f"refused on purpose: {call.name}"))
+                case Fate.LOST:
+                    self.end(call.session)
+                case Fate.UNHEARD:
+                    self.carry_out(pending)
+                    self.end(call.session)
+                case Fate.HELD:
+                    self._held.append(pending)
+                case Fate.CRASH:
+                    self.stop()
+                case Fate.CRASH_AFTER:
+                    self.carry_out(pending)
+                    self.stop()
+        return pending
+
+    def carry_out(self, pending: Pending) -> None:
+        """Do what a call asks, if its session still exists. A call that must wait for a lock is left there, to be tried again."""
+        call = pending.call
+        with self._mutex:
+            if call.session not in self._open or pending.is_answered:
+                return
+            try:
+                for verb, *arguments in call.steps[len(pending.results) :]:
+                    pending.results.append(getattr(self, f"_do_{verb}")(call.session, *arguments))
+            except _MustWait:
+                if call.session in self._hung_up:
+                    self.end(call.session)
+            except Refused as refused:
+                self._answer(pending, refused)
+            else:
+                self._answer(pending, None)
+
+    def give_up(self, pending: Pending) -> None:
+        """The call has waited for a lock for as long as it may."""
+        with self._mutex:
+            if not pending.is_answered:
+                self._answer(pending, Refused(LOCKED, f"somebody else holds a row: {pending.call.name}"))
+
+    def is_held(self, pending: Pending) -> bool:
+        """Whether the call is still on its way."""
+        return pending in self._held
+
+    def _answer(self, pending: Pending, refused: Refused | None) -> None:
+        pending.refused = refused
+        pending.is_answered = True
+        session = pending.call.session
+        self._busy.discard(session)
+        if session in self._hung_up:
+            self.end(session)
+
+    # The verbs of one transaction.
+
+    def _do_begin(self, session: int, read_only: bool = False) -> str:
+        if self._open[session] is not None:
+            raise Refused(ILLEGAL, "a transaction is open already")
+        self._open[session] = Work(read_only=read_only)
+        return "BEGIN"
+
+    def _do_get(self, session: int, table: str, key: str) -> Any:
+        row = self._work(session).writes.get((table, key), self.tables[table].get(key))
+        return None if row is _GONE else row
+
+    def _do_put(self, session: int, table: str, key: str, row: Any) -> None:
+        self._write(session, (table, key), row)
+
+    def _do_delete(self, session: int, table: str, key: str) -> None:
+        self._write(session, (table, key), _GONE)
+
+    def _do_insert(self, session: int, table: str, key: str, row: Any) -> None:
+        # The lock first: whether the key exists is known only after whoever holds it has ended.
+        self._lock(session, (table, key))
+        if self._do_get(session, table, key) is not None:
+            raise Refused(DUPLICATE, f"{table} has a row {key!r}")
+        self._write(session, (table, key), row)
+
+    def _do_insert_missing(self, session: int, table: str, key: str, row: Any) -> list[tuple[str, bool]]:
+        """Insert unless the key exists; with the key, whether it did not."""
+        try:
+            self._do_insert(session, table, key, row)
+        except Refused as refused:
+            if refused.code != DUPLICATE:
+                raise
+            return [(key, False)]
+        return [(key, True)]
+
+    def _do_savepoint(self, session: int, name: str) -> None:
+        work = self._work(session)
+        work.savepoints.append((name, dict(work.writes)))
+
+    def _do_restore(self, session: int, name: str) -> None:
+        work = self._work(session)
+        index = self._savepoint(work, name)
+        work.writes = dict(work.savepoints[index][1])
+        del work.savepoints[index + 1 :]
+
+    def _do_drop(self, session: int, name: str) -> None:
+        work = self._work(session)
+        del work.savepoints[self._savepoint(work, name) :]
+
+    def _do_commit(self, session: int) -> str:
+        self._apply(self._work(session))
+        self._free(session)
+        self._open[session] = None
+        return "COMMIT"
+
+    def _do_undo(self, session: int) -> str:
+        self._undo(session)
+        return "ROLLBACK"
+
+    def _do_prepare(self, session: int, name: str) -> str:
+        work = self._work(session)
+        if name in self.prepared:
+            self._undo(session)
+            raise Refused(DUPLICATE, f"{name} is prepared already")
+        work.since_s = self.clock()
+        self.prepared[name] = work
+        for place, holder in self._holders.items():
+            if holder == session:
+                self._holders[place] = name
+        self._open[session] = None
+        return "PREPARE"
+
+    # The verbs of recovery.
+
+    def _do_finish(self, session: int, name: str, commit: bool) -> str:
+        work = self.prepared.pop(name, None)
+        if work is None:
+            raise Refused(MISSING, f"{name} is not prepared")
+        if commit:
+            self._apply(work)
+        self._free(name)
+        return "FINISH"
+
+    def _do_list(self, session: int) -> list[tuple[str, float]]:
+        now_s = self.clock()
+        return [(name, now_s - work.since_s) for name, work in self.prepared.items()]
+
+    def _do_rows(self, session: int, table: str) -> list[tuple[str, Any]]:
+        return list(self.tables[table].items())
+
+    def _do_now(self, session: int) -> list[tuple[float]]:
+        return [(self.clock(),)]
+
+    def _do_update(self, session: int, table: str, change: Callable[[dict[str, Any]], Any]) -> Any:
+        return change(self.tables[table])
+
+    def _do_end(self, session: int, other: int) -> bool:
+        self.end(other)
+        return not self.is_open(other)
+
+    # What the verbs are made of.
+
+    def _work(self, session: int) -> Work:
+        work = self._open[session]
+        if work is None:
+            raise Refused(ILLEGAL, "no transaction is open")
+        return work
+
+    def _lock(self, session: int, place: Place) -> None:
+        if self._holders.setdefault(place, session) != session:
+            raise _MustWait
+
+    def _write(self, session: int, place: Place, row: Any) -> None:
+        work = self._work(session)
+        if work.read_only:
+            raise Refused(READ_ONLY, "the transaction is read-only")
+        self._lock(session, place)
+        work.writes[place] = row
+
+    def _savepoint(self, work: Work, name: str) -> int:
+        for index in reversed(range(len(work.savepoints))):
+            if work.savepoints[index][0] == name:
+                return index
+        raise Refused(MISSING, f"no savepoint {name!r}")
+
+    def _apply(self, work: Work) -> None:
+        for (table, key), row in work.writes.items():
+            if row is _GONE:
+                self.tables[table].pop(key, None)
+            else:
+                self.tables[table][key] = row
+
+    def _undo(self, session: int) -> None:
+        self._open[session] = None
+        self._free(session)
+
+    def _free(self, holder: int | str) -> None:
+        self._holders = {place: other for place, other in self._holders.items() if other != holder}
+
+
+class _MustWait(Exception):
+    """Somebody else holds the row."""

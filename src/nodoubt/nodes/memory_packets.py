@@ -1,0 +1,109 @@
+"""What nodoubt asks of a database in memory: our tables, and the steps that each text of the dialect stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nodoubt.nodes.memory_database import MemoryDatabase
+from nodoubt.protocol.ids import parse_text
+
+DECISION = "nodoubt.decision"
+BRANCH = "nodoubt.branch"
+NODE = "nodoubt.node"
+
+Steps = tuple[tuple[Any, ...], ...]
+
+
+def _row(database: MemoryDatabase, decision: str, participants: str, *, complete: bool, reason: str = "") -> list[Any]:
+    """A decision row: what :func:`nodoubt.nodes.texts.decision_row` reads, with the time of decision in place of the age."""
+    return [decision, participants, complete, database.clock(), reason]
+
+
+def _prepare(database: MemoryDatabase, name: str) -> Steps:
+    branch = parse_text(name)
+    key = f"{branch.gid} {branch.branch}" if branch else name
+    return ("put", BRANCH, key, True), ("prepare", name)
+
+
+def _alone(*steps: tuple[Any, ...]) -> Steps:
+    return ("begin",), *steps, ("commit",)
+
+
+def _change(change: Callable[[dict[str, Any]], Any], table: str) -> Steps:
+    return (("update", table, change),)
+
+
+def _complete(database: MemoryDatabase, *gids: str) -> Steps:
+    def change(rows: dict[str, Any]) -> None:
+        rows.update({gid: [*rows[gid][:2], True, *rows[gid][3:]] for gid in gids if gid in rows})
+
+    return _change(change, DECISION)
+
+
+def _old_evidence(_: MemoryDatabase, before_gid: str, limit: str) -> Steps:
+    def select(rows: dict[str, Any]) -> list[tuple[str]]:
+        gids = sorted(key.split(" ")[0] for key in rows)
+        return [(gid,) for gid in gids if gid < before_gid][: int(limit)]
+
+    return _change(select, BRANCH)
+
+
+def _replace(_: MemoryDatabase, gid: str, decision: str, *reason: str) -> Steps:
+    def change(rows: dict[str, Any]) -> None:
+        rows[gid] = [decision, "{}", False, rows[gid][3], " ".join(reason)]
+
+    return _change(change, DECISION)
+
+
+def _drop_evidence(database: MemoryDatabase, *gids: str) -> Steps:
+    def change(rows: dict[str, Any]) -> None:
+        for key in [key for key in rows if key.split(" ")[0] in gids]:
+            del rows[key]
+
+    return _change(change, BRANCH)
+
+
+def _purge(database: MemoryDatabase, before_gid: str, retention_s: str, limit: str) -> Steps:
+    def change(rows: dict[str, Any]) -> int:
+        decided_before_s = database.clock() - float(retention_s)
+        old = [
+            gid
+            for gid, (decision, _, complete, at_s, _) in sorted(rows.items())
+            if gid < before_gid and (complete or decision == "aborted") and at_s < decided_before_s
+        ][: int(limit)]
+        for gid in old:
+            del rows[gid]
+        return len(old)
+
+    return _change(change, DECISION)
+
+
+#: name of a text -> the steps that its words stand for.
+PACKETS: Mapping[str, Callable[..., Steps]] = {
+    "begin": lambda _, mode: (("begin", mode == "read-only"),),
+    "release": lambda _: (("commit",),),
+    "undo": lambda _: (("undo",),),
+    "prepare": _prepare,
+    "decide": lambda db, gid, participants: (
+        ("insert", DECISION, gid, _row(db, "committed", participants, complete=participants == "{}")),
+        ("commit",),
+    ),
+    "finish": lambda _, name, decision: (("finish", name, decision == "committed"),),
+    "now": lambda _: (("now",),),
+    "list": lambda _: (("list",),),
+    "rows": lambda _, table: (("rows", table),),
+    "end": lambda _, handle: (("end", int(handle)),),
+    "probe": lambda db, *gids: _alone(
+        *(("insert_missing", DECISION, gid, _row(db, "aborted", "{}", complete=False)) for gid in gids)
+    ),
+    "resolve": lambda db, gid, decision, *reason: _alone(
+        ("insert_missing", DECISION, gid, _row(db, decision, "{}", complete=False, reason=" ".join(reason)))
+    ),
+    "replace": _replace,
+    "complete": _complete,
+    "drop-evidence": _drop_evidence,
+    "old-evidence": _old_evidence,
+    "purge": _purge,
+    "install": lambda _, *identity: _alone(("insert_missing", NODE, "identity", identity)),
+}

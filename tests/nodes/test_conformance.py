@@ -1,0 +1,82 @@
+"""Every adapter of ours keeps the contract, on a real server of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from nodoubt.testing.conformance import Harness, NodeConformance
+from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer
+from tests.conftest import DatabaseFactory
+from tests.nodes.harnesses import (
+    AiomysqlHarness,
+    AsyncpgHarness,
+    AsyncPsycopgHarness,
+    MemoryHarness,
+    PsycopgHarness,
+    PymysqlHarness,
+    SQLiteHarness,
+)
+
+
+class TestMemory(NodeConformance):
+    """The in-memory node."""
+
+    @pytest.fixture
+    def harness(self) -> Harness:
+        return MemoryHarness()
+
+
+class TestAsyncpg(NodeConformance):
+    """PostgreSQL by asyncpg."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, postgresql: PostgreSQLServer) -> Harness:
+        return AsyncpgHarness(database("postgresql"), postgresql)
+
+
+class TestPsycopg(NodeConformance):
+    """PostgreSQL by psycopg, blocking."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, postgresql: PostgreSQLServer) -> Harness:
+        return PsycopgHarness(database("postgresql"), postgresql)
+
+
+class TestAsyncPsycopg(NodeConformance):
+    """PostgreSQL by psycopg, suspending."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, postgresql: PostgreSQLServer) -> Harness:
+        return AsyncPsycopgHarness(database("postgresql"), postgresql)
+
+
+class TestAiomysql(NodeConformance):
+    """MariaDB by aiomysql."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, mariadb: MariaDBServer) -> Harness:
+        return AiomysqlHarness(database("mariadb"), mariadb)
+
+
+class TestPymysql(NodeConformance):
+    """MariaDB by PyMySQL."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, mariadb: MariaDBServer) -> Harness:
+        return PymysqlHarness(database("mariadb"), mariadb)
+
+
+class TestSQLiteAsyncio(NodeConformance):
+    """SQLite under asyncio."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory) -> Harness:
+        return SQLiteHarness(database("sqlite"), asynchronous=True)
+
+
+class TestSQLiteThreads(NodeConformance):
+    """SQLite in a world of threads."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory) -> Harness:
+        return SQLiteHarness(database("sqlite"), asynchronous=False)
