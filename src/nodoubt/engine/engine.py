@@ -147,7 +147,8 @@ class Engine:
         """Settle the branches that transactions of this process stumbled over."""
         with self._lock:
             found, self._in_the_way = self._in_the_way, {}
-        await self.world.together([self._settler.clear(node, branch) for branch, node in found.items()])
+        if found:
+            await self.world.together([self._settler.clear(node, branch) for branch, node in found.items()])
 
     async def flush(self) -> None:
         """Mark finished decisions complete, in batches. What cannot be marked now is found again by settling."""
