@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.states import BRANCHES, ENDED, PHASES, BranchState, Phase
@@ -23,8 +24,8 @@ _DECISIONS = (m.DecisionDurable, m.DecisionConflict, m.DecisionFailed, m.Decisio
 _TEXT = """\
 # The protocol, drawn
 
-Made from `src/nodoubt/protocol/states.py` by `make docs`; a test fails when it is stale. The words on the arrows are the facts and orders
-of `src/nodoubt/protocol/messages.py`: facts in the past tense, orders in the imperative.
+Made from `src/nodoubt/protocol/states.py` by `make docs`; a test fails when it is stale. The words on the arrows are the facts and
+orders of `src/nodoubt/protocol/messages.py`: facts in the past tense, orders in the imperative.
 
 ## The phases of a transaction
 
@@ -95,6 +96,8 @@ def walk(
     if transaction.phase is Phase.ACTIVE:
         facts.append((m.CommitRequested(), None))
     for fact, answered in facts:
+        if (transaction.phase, type(fact)) not in PHASES:
+            continue  # an abort that probes finds no commit: it never sent a decision
         after = copy.copy(transaction)
         after.branches = list(transaction.branches)
         orders = after.take(fact)
@@ -134,14 +137,16 @@ def answers(order: m.Order) -> list[m.Fact]:
     if isinstance(order, m.RollbackBranch):
         promised = "BranchRolledBack, BranchStrayed, BranchOwed" if order.prepared else "BranchRolledBack"
     names = re.findall(r"-?\b[A-Z]\w+", promised)
-    first = re.match(r"[A-Z][a-z]+", names[0])[0] if names else ""  # type: ignore[index]
+    # Decide's answers are written DecisionDurable, -Conflict, -Failed, -Lost.
+    first = "".join(re.findall(r"^[A-Z][a-z]+", names[0])) if names else ""
     return [make(getattr(m, name.replace("-", first)), order) for name in names]
 
 
-def make(kind: type[m.Fact], order: m.Order) -> m.Fact:
+def make(kind: Any, order: m.Order) -> m.Fact:
     """A fact about the branch that an order names."""
     given = {"branch": getattr(order, "branch", 0), "reason": "no"}
-    return kind(**{name: given[name] for name in kind.__dataclass_fields__})
+    fact: m.Fact = kind(**{name: given[name] for name in kind.__dataclass_fields__})
+    return fact
 
 
 def mermaid(edges: Edges, order: list[str], ended: set[str]) -> str:
