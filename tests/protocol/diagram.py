@@ -24,8 +24,8 @@ _DECISIONS = (m.DecisionDurable, m.DecisionConflict, m.DecisionFailed, m.Decisio
 _TEXT = """\
 # The protocol, drawn
 
-Made from `src/nodoubt/protocol/states.py` by `make docs`; a test fails when it is stale. The words on the arrows are the facts and
-orders of `src/nodoubt/protocol/messages.py`: facts in the past tense, orders in the imperative.
+Made from `src/nodoubt/protocol/states.py` by `make docs`; a test fails when it is stale. The words on the arrows are the facts
+and orders of `src/nodoubt/protocol/messages.py`: facts in the past tense, orders in the imperative.
 
 ## The phases of a transaction
 
