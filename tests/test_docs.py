@@ -177,7 +177,7 @@ def test_shown_make_targets_exist() -> None:
 
 def test_hacking_has_every_make_target() -> None:
     text = (ROOT / "HACKING.md").read_text("utf-8")
-    assert [target for target in sorted(make_targets()) if f"`make {target}`" not in text] == []
+    assert [target for target in sorted(make_targets() - {"help"}) if f"`make {target}`" not in text] == []
 
 
 def test_shown_extras_exist() -> None:
