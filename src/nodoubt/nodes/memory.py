@@ -257,11 +257,17 @@ class MemoryDialect:
     def drop_evidence(self, gids: Sequence[str]) -> str:
         return " ".join(["drop-evidence", *gids])
 
+    def old_evidence(self, before_gid: str, limit: int) -> str:
+        return f"old-evidence {before_gid} {limit}"
+
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         return int(await session.command(f"purge {before_gid} {retention_s!r} {limit}"))
 
     def resolve(self, gid: str, *, commit: bool, reason: str) -> str:
         return f"resolve {gid} {'committed' if commit else 'aborted'} {reason}"
+
+    def replace_broken(self, row: DecisionRow, *, commit: bool, reason: str) -> str:
+        return f"replace {row.gid} {'committed' if commit else 'aborted'} {reason}"
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
         check_identity(await self._identity(session), name, domain)
