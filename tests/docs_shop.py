@@ -16,11 +16,7 @@ import psycopg
 import pymysql
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(
-    path
-    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    if not {".venv", "node_modules"} & set(path.parts)
-)
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -157,6 +157,23 @@ async def test_shown_settle_watches_until_it_is_interrupted(furnished: Shop) -> 
     assert await process.wait() == 0
 
 
+def examples(words: str) -> list[str]:
+    """The commands in a help, behind the line `examples:`."""
+    _, _, text = words.partition("\nexamples:\n")
+    return re.findall(r"^  (nodoubt .+)$", text, re.MULTILINE)
+
+
+def test_the_demos_help_shows_what_runs(shop: Shop) -> None:
+    """The other commands' examples are run by their own tests."""
+    shown = examples(shop.run("nodoubt demo --help").stdout)
+    assert len(shown) == 3
+    for command in shown:
+        words = re.sub(r"(orders|stock)=\S+", lambda match: f"{match[1]}={shop.urls[match[1]]}", command)
+        done = shop.run(f"{words} --seconds 1 --workers 2 --kills 1")
+        # Without protection money may be lost, which is what it is for.
+        assert done.returncode in ((0, 1) if "--unprotected" in command else (0,)), done.stdout + done.stderr
+
+
 def test_only_nodoubt_make_and_pip_are_shown() -> None:
     assert {command.split()[0] for _, command in SHOWN} == {"nodoubt", "make", "pip"}
 
