@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
 from nodoubt.nodes.contract import YES, Answer, DecisionRow, Ended, Finding, Listing, Said
@@ -25,6 +25,7 @@ from nodoubt.protocol.ids import BranchId, token
 from nodoubt.protocol.verdicts import HomeSays
 
 logger = logging.getLogger("nodoubt")
+T = TypeVar("T")
 
 #: No step of recovery takes longer, or its session is cut off and the step is tried again in a later round.
 SERVICE_S_MAX = 30.0
@@ -108,7 +109,7 @@ class SqlNode:
             finally:
                 alarm.cancel()
 
-    async def _serve(self, what: str, step: Callable[[Session], Any]) -> Any:
+    async def _serve(self, what: str, step: Callable[[Session], Awaitable[T]]) -> T:
         """Run a recovery step on a session of its own pool; anything but success discards the session."""
         session, _ = await self._service.take()
         # A server that accepts and never answers must not stop the settler (recovery rule 4).
@@ -128,16 +129,10 @@ class SqlNode:
         return result
 
     async def prepared(self) -> Listing:
-        listing: Listing = await self._serve(
-            "list prepared branches", lambda session: self.dialect.prepared(session, self.domain)
-        )
-        return listing
+        return await self._serve("list prepared branches", lambda session: self.dialect.prepared(session, self.domain))
 
     async def applied(self, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
-        found: set[tuple[str, int]] = await self._serve(
-            "show evidence", lambda session: self.dialect.applied(session, branches)
-        )
-        return found
+        return await self._serve("show evidence", lambda session: self.dialect.applied(session, branches))
 
     async def finish(self, branch: BranchId, *, commit: bool, owner: str = "") -> Ended:
         """See the contract. ``owner`` is the handle of a session of ours that may still be about to prepare it."""
@@ -194,16 +189,10 @@ class SqlNode:
         return answers
 
     async def decisions(self, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
-        rows: Mapping[str, DecisionRow] = await self._serve(
-            "show decisions", lambda session: self.dialect.decisions(session, gids)
-        )
-        return rows
+        return await self._serve("show decisions", lambda session: self.dialect.decisions(session, gids))
 
     async def unfinished(self, limit: int) -> Sequence[DecisionRow]:
-        rows: Sequence[DecisionRow] = await self._serve(
-            "show unfinished decisions", lambda session: self.dialect.unfinished(session, limit)
-        )
-        return rows
+        return await self._serve("show unfinished decisions", lambda session: self.dialect.unfinished(session, limit))
 
     async def complete(self, gids: Sequence[str]) -> None:
         await self._serve("complete decisions", lambda session: session.command(self.dialect.complete(gids)))
@@ -212,10 +201,7 @@ class SqlNode:
         await self._serve("drop evidence", lambda session: session.command(self.dialect.drop_evidence(gids)))
 
     async def purge(self, before_gid: str, retention_s: float, limit: int) -> int:
-        count: int = await self._serve(
-            "purge", lambda session: self.dialect.purge(session, before_gid, retention_s, limit)
-        )
-        return count
+        return await self._serve("purge", lambda session: self.dialect.purge(session, before_gid, retention_s, limit))
 
     async def resolve(self, gid: str, *, commit: bool, reason: str) -> HomeSays:
         row = (await self.decisions([gid])).get(gid)
