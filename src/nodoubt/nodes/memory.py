@@ -263,6 +263,9 @@ class MemoryDialect:
     def resolve(self, gid: str, *, commit: bool, reason: str) -> str:
         return f"resolve {gid} {'committed' if commit else 'aborted'} {reason}"
 
+    def replace_broken(self, row: DecisionRow, *, commit: bool, reason: str) -> str:
+        return f"replace {row.gid} {'committed' if commit else 'aborted'} {reason}"
+
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
         check_identity(await self._identity(session), name, domain)
 

@@ -41,6 +41,13 @@ def _complete(database: MemoryDatabase, *gids: str) -> Steps:
     return _change(change, DECISION)
 
 
+def _replace(_: MemoryDatabase, gid: str, decision: str, *reason: str) -> Steps:
+    def change(rows: dict[str, Any]) -> None:
+        rows[gid] = [decision, "{}", False, rows[gid][3], " ".join(reason)]
+
+    return _change(change, DECISION)
+
+
 def _drop_evidence(database: MemoryDatabase, *gids: str) -> Steps:
     def change(rows: dict[str, Any]) -> None:
         for key in [key for key in rows if key.split(" ")[0] in gids]:
@@ -85,6 +92,7 @@ PACKETS: Mapping[str, Callable[..., Steps]] = {
     "resolve": lambda db, gid, decision, *reason: _alone(
         ("insert_missing", DECISION, gid, _row(db, decision, "{}", complete=False, reason=" ".join(reason)))
     ),
+    "replace": _replace,
     "complete": _complete,
     "drop-evidence": _drop_evidence,
     "purge": _purge,
