@@ -111,7 +111,7 @@ def test_clocks_that_differ_are_told(side: Side, url: str, monkeypatch: pytest.M
         monkeypatch.setattr(side.world, "unix_ms", lambda: an_hour_ago)
         (finding,) = [finding for finding in await node.inspect() if finding.check == "clock"]
         assert finding.level == "warning"
-        assert finding.text in [f"is {s} s ahead of the clock of this machine" for s in (3600, 3601)]
+        assert "s ahead of the clock of this machine" in finding.text
 
     side.run(story())
 

@@ -267,6 +267,9 @@ class MariaDB:
     def drop_evidence(self, gids: Sequence[str]) -> str:
         return f"DELETE FROM {self._schema}nodoubt_branch WHERE gid IN ({literals(gids)})"
 
+    def old_evidence(self, before_gid: str, limit: int) -> str:
+        return f"SELECT gid FROM {self._schema}nodoubt_branch WHERE gid < {literal(before_gid)} ORDER BY gid LIMIT {int(limit)}"
+
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         return int(
             await session.command(

@@ -257,6 +257,9 @@ class MemoryDialect:
     def drop_evidence(self, gids: Sequence[str]) -> str:
         return " ".join(["drop-evidence", *gids])
 
+    def old_evidence(self, before_gid: str, limit: int) -> str:
+        return f"old-evidence {before_gid} {limit}"
+
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         return int(await session.command(f"purge {before_gid} {retention_s!r} {limit}"))
 

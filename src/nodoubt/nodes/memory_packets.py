@@ -41,6 +41,14 @@ def _complete(database: MemoryDatabase, *gids: str) -> Steps:
     return _change(change, DECISION)
 
 
+def _old_evidence(_: MemoryDatabase, before_gid: str, limit: str) -> Steps:
+    def select(rows: dict[str, Any]) -> list[tuple[str]]:
+        gids = sorted(key.split(" ")[0] for key in rows)
+        return [(gid,) for gid in gids if gid < before_gid][: int(limit)]
+
+    return _change(select, BRANCH)
+
+
 def _replace(_: MemoryDatabase, gid: str, decision: str, *reason: str) -> Steps:
     def change(rows: dict[str, Any]) -> None:
         rows[gid] = [decision, "{}", False, rows[gid][3], " ".join(reason)]
@@ -95,6 +103,7 @@ PACKETS: Mapping[str, Callable[..., Steps]] = {
     "replace": _replace,
     "complete": _complete,
     "drop-evidence": _drop_evidence,
+    "old-evidence": _old_evidence,
     "purge": _purge,
     "install": lambda _, *identity: _alone(("insert_missing", NODE, "identity", identity)),
 }

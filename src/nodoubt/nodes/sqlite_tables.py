@@ -129,6 +129,12 @@ def complete(session: Session, gids: Sequence[str]) -> None:
     session.command(f"UPDATE nodoubt_decision SET complete = 1 WHERE {_GIDS}", json.dumps(list(gids)))
 
 
+def old_evidence(session: Session, before_gid: str, limit: int) -> Sequence[str]:
+    """The gids of the oldest evidence that is older than a gid."""
+    rows = session.command("SELECT gid FROM nodoubt_branch WHERE gid < ? ORDER BY gid LIMIT ?", before_gid, limit)
+    return [gid for (gid,) in rows]
+
+
 def purge(session: Session, before_gid: str, retention_s: float, limit: int) -> int:
     """Delete old complete rows and tombstones; returns how many."""
     rows = session.command(
