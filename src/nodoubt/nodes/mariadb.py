@@ -250,7 +250,7 @@ class MariaDB:
     async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
         # Not forced: whoever finishes them probes first.
         rows = await self._rows(
-            session, f"WHERE complete = 0 AND decision = 'committed' ORDER BY gid LIMIT {int(limit)}"
+            session, f"WHERE complete = 0 AND decision <> 'aborted' ORDER BY gid LIMIT {int(limit)}"
         )
         return [decision_row(*row[:6]) for row in rows]
 

@@ -242,7 +242,7 @@ class MemoryDialect:
 
     async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
         rows = sorted((await self._decisions(session)).items())
-        return [row for _, row in rows if row.says is HomeSays.COMMITTED][:limit]
+        return [row for _, row in rows if row.says in (HomeSays.COMMITTED, HomeSays.BROKEN)][:limit]
 
     async def _decisions(self, session: Session) -> Mapping[str, DecisionRow]:
         ((now_s,),) = await session.query("now")

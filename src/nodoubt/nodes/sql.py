@@ -62,6 +62,9 @@ class SqlNode:
         except (ConnectionLost, StatementFailed) as error:
             session.abandon()
             raise NodeUnavailable(f"node {self.name!r} refused a new session: {error}") from error
+        except BaseException:
+            session.abandon()
+            raise
         finally:
             alarm.cancel()
         return session
