@@ -8,6 +8,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from nodoubt.engine.performer import Watch
 from nodoubt.engine.settle import BATCH, UNFINISHED_MAX, Doubt, Settler, SettleReport, complete
@@ -15,7 +16,7 @@ from nodoubt.engine.work import Work
 from nodoubt.errors import ConfigError, NodoubtError, Outcome
 from nodoubt.nodes.contract import DecisionRow, Hurried, Node
 from nodoubt.nodes.world import World
-from nodoubt.protocol.ids import gid_at, is_gid, new_gid
+from nodoubt.protocol.ids import BranchId, gid_at, is_gid, new_gid
 from nodoubt.protocol.transaction import Transaction
 from nodoubt.protocol.verdicts import HomeSays
 
@@ -60,13 +61,15 @@ class Engine:
         self.nudge: Callable[[], None] = lambda: None
         self._settler = Settler(self.nodes, world, self.live.__contains__, self.watch)
         self._owed: set[str] = set()
+        #: Branches in doubt that transactions stumbled over -> their nodes.
+        self._in_the_way: dict[BranchId, str] = {}
         #: home -> gid -> participants, to be marked complete.
         self._finished: dict[str, dict[str, Mapping[int, str]]] = defaultdict(dict)
         self._lock = threading.Lock()
         self._next_settle = self._next_purge = 0.0
         for node in nodes:
             if isinstance(node, Hurried):
-                node.hurry = self.hurry
+                node.hurry = partial(self.found_in_the_way, node.name)
 
     async def open(self) -> None:
         """Open every node; if one fails, close those that were opened."""
@@ -126,6 +129,25 @@ class Engine:
         """Let the background settle now instead of at its next round."""
         self._next_settle = self.world.now()
         self.nudge()
+
+    def found_in_the_way(self, node: str, doubt: BranchId, gid: str) -> bool:
+        """The background is to settle a branch first of all. Returns whether transaction ``gid`` may wait for that.
+
+        Not while it holds locks and home has a single one for all writers: settling needs that one, and it may be held by
+        the very transaction, or by one that waits for it.
+        """
+        if doubt.domain == self.domain:
+            with self._lock:
+                self._in_the_way[doubt] = node
+            self.nudge()
+        work, home = self.live.get(gid), self.nodes.get(doubt.home)
+        return work is None or not work.has_written or (home is not None and home.capabilities.concurrent)
+
+    async def clear_the_way(self) -> None:
+        """Settle the branches that transactions of this process stumbled over."""
+        with self._lock:
+            found, self._in_the_way = self._in_the_way, {}
+        await self.world.together([self._settler.clear(node, branch) for branch, node in found.items()])
 
     async def flush(self) -> None:
         """Mark finished decisions complete, in batches. What cannot be marked now is found again by settling."""
@@ -229,6 +251,9 @@ class Engine:
     async def tend(self) -> float:
         """One turn of the background: forget, settle, purge what is due. Returns the seconds until the next turn."""
         try:
+            if self.settings.settle:
+                # Before the flush, which may need the turn of a transaction that waits for this.
+                await self.clear_the_way()
             await self.flush()
             now = self.world.now()
             if self.settings.settle and now >= self._next_settle:

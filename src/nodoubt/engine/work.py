@@ -60,6 +60,11 @@ class Work:
         return self.machine.phase is Phase.ACTIVE
 
     @property
+    def has_written(self) -> bool:
+        """Whether a branch is open that may write, and so may hold locks."""
+        return any(not self._read_only.get(name, False) for name in self.connections)
+
+    @property
     def home(self) -> str | None:
         """The node that carries, or will carry, the decision."""
         return self._home

@@ -239,7 +239,9 @@ class Node(Protocol):
 class Hurried(Protocol):
     """A node on which a branch in doubt keeps every other branch waiting: it asks for settling without delay.
 
-    The engine sets ``hurry``; it may be called from any task or thread of the engine's world, and never blocks.
+    The engine sets ``hurry``, to be called with the branch in doubt, whose owner is known to be gone, and the gid of the
+    transaction that it stands in the way of. It says whether that transaction may wait; if not, it must give up at once. It
+    may be called from any task or thread of the engine's world, and never blocks.
     """
 
-    hurry: Callable[[], None]
+    hurry: Callable[[BranchId, str], bool]
