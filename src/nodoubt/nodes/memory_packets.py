@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from nodoubt.nodes.memory_database import MemoryDatabase
 from nodoubt.protocol.ids import parse_text
@@ -64,6 +65,17 @@ def _purge(database: MemoryDatabase, before_gid: str, retention_s: str, limit: s
     return _change(change, DECISION)
 
 
+def _replace(
+    database: MemoryDatabase, gid: str, became: str, bound: str, old: str, participants: str, *why: str
+) -> Steps:
+    def change(rows: dict[str, Any]) -> None:
+        row = rows.get(gid)
+        if row is not None and row[:2] == [unquote(old), unquote(participants)]:
+            rows[gid] = [became, bound, False, row[3], " ".join(why)]
+
+    return _change(change, DECISION)
+
+
 #: name of a text -> the steps that its words stand for.
 PACKETS: Mapping[str, Callable[..., Steps]] = {
     "begin": lambda _, mode: (("begin", mode == "read-only"),),
@@ -85,6 +97,7 @@ PACKETS: Mapping[str, Callable[..., Steps]] = {
     "resolve": lambda db, gid, decision, *reason: _alone(
         ("insert_missing", DECISION, gid, _row(db, decision, "{}", complete=False, reason=" ".join(reason)))
     ),
+    "replace": _replace,
     "complete": _complete,
     "drop-evidence": _drop_evidence,
     "purge": _purge,
