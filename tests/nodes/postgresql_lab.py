@@ -17,7 +17,8 @@ from nodoubt.engine.worlds import AsyncWorld, ThreadWorld, run_now
 from nodoubt.nodes.contract import Answer
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.registry import make_node
-from nodoubt.nodes.sql import SqlBranch, SqlNode
+from nodoubt.nodes.sql import SqlNode
+from nodoubt.nodes.sql_branch import SqlBranch
 from nodoubt.protocol.ids import BranchId, new_gid
 from tests.conftest import DatabaseFactory
 

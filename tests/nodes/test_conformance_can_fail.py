@@ -13,7 +13,7 @@ from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.memory import MemoryDialect, MemoryNode
 from nodoubt.nodes.memory_database import MemoryDatabase
 from nodoubt.nodes.memory_packets import BRANCH, DECISION
-from nodoubt.nodes.sql import SqlBranch
+from nodoubt.nodes.sql_branch import SqlBranch
 from nodoubt.protocol.ids import BranchId, parse_text
 from nodoubt.protocol.verdicts import HomeSays
 from nodoubt.testing.conformance import NodeConformance, clauses

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nodoubt.engine.performer import Watch
-from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
+from nodoubt.engine.settle import BATCH, UNFINISHED_MAX, Doubt, Settler, SettleReport, complete
 from nodoubt.engine.work import Work
 from nodoubt.errors import ConfigError, NodoubtError, Outcome
 from nodoubt.nodes.contract import DecisionRow, Hurried, Node
@@ -207,11 +207,24 @@ class Engine:
         before = gid_at(self.world.unix_ms() - int(self.settings.retention_s * 1000))
         count = 0
         for node in self.nodes.values():
+            await self._purge_evidence(node, before)
             if node.capabilities.home:
                 while (purged := await node.purge(before, self.settings.retention_s, PURGE_BATCH)) == PURGE_BATCH:
                     count += purged
                 count += purged
         return count
+
+    async def _purge_evidence(self, node: Node, before_gid: str) -> None:
+        """Delete evidence that a crash between the completion of its decision and its deletion left behind.
+
+        What is old and whose decision is still unfinished, read afterwards, is evidence yet.
+        """
+        old = set(await node.old_evidence(before_gid, PURGE_BATCH))
+        for home in self.nodes.values():
+            if old and home.capabilities.home:
+                old -= {row.gid for row in await home.unfinished(UNFINISHED_MAX)}
+        if old:
+            await node.drop_evidence(sorted(old))
 
     async def tend(self) -> float:
         """One turn of the background: forget, settle, purge what is due. Returns the seconds until the next turn."""

@@ -77,6 +77,9 @@ class LateNode:
     async def drop_evidence(self, gids: Sequence[str]) -> None:
         await (await self._opened()).drop_evidence(gids)
 
+    async def old_evidence(self, before_gid: str, limit: int) -> Sequence[str]:
+        return await (await self._opened()).old_evidence(before_gid, limit)
+
     async def purge(self, before_gid: str, retention_s: float, limit: int) -> int:
         return await (await self._opened()).purge(before_gid, retention_s, limit)
 

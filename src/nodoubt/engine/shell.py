@@ -30,6 +30,10 @@ class TransactionShell:
         """What is known of its end."""
         return self._work.outcome
 
+    def may_retry(self, error: BaseException) -> bool:
+        """Whether the error that ended the block is one after which the whole closure may be run again."""
+        return self._work.may_retry(error)
+
 
 class ManagerShell:
     """The configuration of a manager, and its engine while it is open."""

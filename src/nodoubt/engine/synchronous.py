@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Engine
-from nodoubt.engine.retry import backoff_s, may_retry
+from nodoubt.engine.retry import backoff_s
 from nodoubt.engine.settle import Doubt, SettleReport
 from nodoubt.engine.shell import ManagerShell, TransactionShell
 from nodoubt.engine.worlds import ThreadWorld, run_now
@@ -124,7 +124,7 @@ class TransactionManager(ManagerShell):
                 with self.transaction(timeout=timeout) as tx:
                     return function(tx)
             except Exception as error:
-                if attempt == attempts or not may_retry(error, tx.outcome):
+                if attempt == attempts or not tx.may_retry(error):
                     raise
                 run_now(self.engine.world.sleep(backoff_s(attempt, self.engine.world)))
         raise ValueError("attempts must be at least 1")

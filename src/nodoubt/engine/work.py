@@ -6,7 +6,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nodoubt.engine.performer import Performer
-from nodoubt.errors import Aborted, ConfigError, GuardError, HeuristicOutcome, NodoubtError, Outcome, OutcomeUnknown
+from nodoubt.errors import (
+    Aborted,
+    ConfigError,
+    GuardError,
+    HeuristicOutcome,
+    NodeUnavailable,
+    NodoubtError,
+    Outcome,
+    OutcomeUnknown,
+)
 from nodoubt.nodes.contract import Branch
 from nodoubt.nodes.world import Alarm
 from nodoubt.protocol import messages as m
@@ -181,6 +190,11 @@ class Work:
             outcome=outcome,
             hint="do not retry; it is settled in the background: ask tm.outcome(gid)",
         ) from cause
+
+    def may_retry(self, error: BaseException) -> bool:
+        """Whether running the whole closure again is safe and can help: aborted for certain, by something that passes."""
+        passes = isinstance(error, Aborted | NodeUnavailable) and error.retryable
+        return self.outcome.state == "aborted" and (passes or any(b.is_retryable(error) for b in self._branches))
 
     def doom(self, error: NodoubtError) -> None:
         """Make the transaction abort whatever the block does."""

@@ -139,6 +139,9 @@ class Branch(Protocol):
     def misuse(self) -> NodoubtError | None:
         """The guard rail that the user broke on this connection, if any: the transaction must abort."""
 
+    def is_retryable(self, error: BaseException) -> bool:
+        """Whether this is the error of a statement of this branch that says that the same work may succeed another time."""
+
     def fence(self, error: BaseException | None = None) -> None:
         """Make the user's connection unusable at once: every further use raises ``error``, or that the block is over."""
 
@@ -206,6 +209,9 @@ class Node(Protocol):
 
     async def drop_evidence(self, gids: Sequence[str]) -> None:
         """Delete the evidence of transactions whose decisions are complete. Raises NodeUnavailable."""
+
+    async def old_evidence(self, before_gid: str, limit: int) -> Sequence[str]:
+        """The gids of the oldest evidence here that is older than a gid. Raises NodeUnavailable."""
 
     async def purge(self, before_gid: str, retention_s: float, limit: int) -> int:
         """As home: delete up to ``limit`` complete rows and tombstones; returns how many.

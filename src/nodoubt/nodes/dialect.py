@@ -136,6 +136,9 @@ class Dialect(Protocol):
     def drop_evidence(self, gids: Sequence[str]) -> str:
         """Delete evidence."""
 
+    def old_evidence(self, before_gid: str, limit: int) -> str:
+        """Select the gids of the oldest evidence that is older than a gid."""
+
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         """Delete old complete rows and tombstones."""
 

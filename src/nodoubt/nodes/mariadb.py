@@ -250,7 +250,7 @@ class MariaDB:
     async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
         # Not forced: whoever finishes them probes first.
         rows = await self._rows(
-            session, f"WHERE complete = 0 AND decision = 'committed' ORDER BY gid LIMIT {int(limit)}"
+            session, f"WHERE complete = 0 AND decision <> 'aborted' ORDER BY gid LIMIT {int(limit)}"
         )
         return [decision_row(*row[:6]) for row in rows]
 
@@ -266,6 +266,9 @@ class MariaDB:
 
     def drop_evidence(self, gids: Sequence[str]) -> str:
         return f"DELETE FROM {self._schema}nodoubt_branch WHERE gid IN ({literals(gids)})"
+
+    def old_evidence(self, before_gid: str, limit: int) -> str:
+        return f"SELECT gid FROM {self._schema}nodoubt_branch WHERE gid < {literal(before_gid)} ORDER BY gid LIMIT {int(limit)}"
 
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         return int(

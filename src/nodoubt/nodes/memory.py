@@ -242,7 +242,7 @@ class MemoryDialect:
 
     async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
         rows = sorted((await self._decisions(session)).items())
-        return [row for _, row in rows if row.says is HomeSays.COMMITTED][:limit]
+        return [row for _, row in rows if row.says in (HomeSays.COMMITTED, HomeSays.BROKEN)][:limit]
 
     async def _decisions(self, session: Session) -> Mapping[str, DecisionRow]:
         ((now_s,),) = await session.query("now")
@@ -256,6 +256,9 @@ class MemoryDialect:
 
     def drop_evidence(self, gids: Sequence[str]) -> str:
         return " ".join(["drop-evidence", *gids])
+
+    def old_evidence(self, before_gid: str, limit: int) -> str:
+        return f"old-evidence {before_gid} {limit}"
 
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         return int(await session.command(f"purge {before_gid} {retention_s!r} {limit}"))

@@ -42,6 +42,14 @@ def _complete(database: MemoryDatabase, *gids: str) -> Steps:
     return _change(change, DECISION)
 
 
+def _old_evidence(_: MemoryDatabase, before_gid: str, limit: str) -> Steps:
+    def select(rows: dict[str, Any]) -> list[tuple[str]]:
+        gids = sorted(key.split(" ")[0] for key in rows)
+        return [(gid,) for gid in gids if gid < before_gid][: int(limit)]
+
+    return _change(select, BRANCH)
+
+
 def _drop_evidence(database: MemoryDatabase, *gids: str) -> Steps:
     def change(rows: dict[str, Any]) -> None:
         for key in [key for key in rows if key.split(" ")[0] in gids]:
@@ -100,6 +108,7 @@ PACKETS: Mapping[str, Callable[..., Steps]] = {
     "replace": _replace,
     "complete": _complete,
     "drop-evidence": _drop_evidence,
+    "old-evidence": _old_evidence,
     "purge": _purge,
     "install": lambda _, *identity: _alone(("insert_missing", NODE, "identity", identity)),
 }

@@ -207,6 +207,9 @@ class PostgreSQL:
     def drop_evidence(self, gids: Sequence[str]) -> str:
         return f"DELETE FROM nodoubt.branch WHERE gid IN ({literals(gids)})"
 
+    def old_evidence(self, before_gid: str, limit: int) -> str:
+        return f"SELECT gid FROM nodoubt.branch WHERE gid < {literal(before_gid)} ORDER BY gid LIMIT {int(limit)}"
+
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         tag = await session.command(
             "DELETE FROM nodoubt.decision WHERE gid IN (SELECT gid FROM nodoubt.decision"

@@ -283,6 +283,11 @@ class SQLiteNode:
         self.journal.force()
         tables.delete_evidence(session, gids)
 
+    async def old_evidence(self, before_gid: str, limit: int) -> Sequence[str]:
+        return await self.sessions.read(
+            "show old evidence", lambda session: tables.old_evidence(session, before_gid, limit)
+        )
+
     async def purge(self, before_gid: str, retention_s: float, limit: int) -> int:
         return await self._write("purge", lambda session: tables.purge(session, before_gid, retention_s, limit))
 

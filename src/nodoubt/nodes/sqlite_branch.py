@@ -64,6 +64,10 @@ class SQLiteBranch:
     def misuse(self) -> NodoubtError | None:
         return self._guard.misuse
 
+    def is_retryable(self, error: BaseException) -> bool:
+        """A single writer meets no deadlock and no serialization failure."""
+        return False
+
     def fence(self, error: BaseException | None = None) -> None:
         self._guard.close(error)
 

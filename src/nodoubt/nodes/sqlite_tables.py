@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS nodoubt_decision (
 ) STRICT, WITHOUT ROWID""",
     """\
 CREATE INDEX IF NOT EXISTS nodoubt_decision_unfinished ON nodoubt_decision (gid)
-    WHERE complete = 0 AND decision = 'committed'""",
+    WHERE complete = 0 AND decision <> 'aborted'""",
     """\
 CREATE TABLE IF NOT EXISTS nodoubt_branch (
     gid text NOT NULL, branch integer NOT NULL, PRIMARY KEY (gid, branch)
@@ -119,14 +119,20 @@ def insert_tombstones(session: Session, gids: Sequence[str]) -> Mapping[str, Hom
 
 
 def unfinished(session: Session, limit: int) -> Sequence[DecisionRow]:
-    """Read committed decisions that are not complete, oldest first."""
-    rows = session.command(f"{_SELECT} WHERE complete = 0 AND decision = 'committed' ORDER BY gid LIMIT ?", limit)
+    """Read decisions that are neither complete nor aborted, oldest first; those that cannot be read, too."""
+    rows = session.command(f"{_SELECT} WHERE complete = 0 AND decision <> 'aborted' ORDER BY gid LIMIT ?", limit)
     return [decision_row(*row) for row in rows]
 
 
 def complete(session: Session, gids: Sequence[str]) -> None:
     """Mark decisions complete."""
     session.command(f"UPDATE nodoubt_decision SET complete = 1 WHERE {_GIDS}", json.dumps(list(gids)))
+
+
+def old_evidence(session: Session, before_gid: str, limit: int) -> Sequence[str]:
+    """The gids of the oldest evidence that is older than a gid."""
+    rows = session.command("SELECT gid FROM nodoubt_branch WHERE gid < ? ORDER BY gid LIMIT ?", before_gid, limit)
+    return [gid for (gid,) in rows]
 
 
 def purge(session: Session, before_gid: str, retention_s: float, limit: int) -> int:

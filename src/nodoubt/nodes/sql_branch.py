@@ -1,0 +1,181 @@
+"""A branch on a database server: the steps of the contract, on one pooled session."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from nodoubt.errors import NodoubtError
+from nodoubt.nodes.contract import YES, Answer, Ended, Said
+from nodoubt.nodes.dialect import Session
+from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.guard import Guard, shorten
+from nodoubt.protocol.ids import BranchId
+
+if TYPE_CHECKING:
+    from nodoubt.nodes.sql import SqlNode
+
+logger = logging.getLogger("nodoubt")
+
+
+class SqlBranch:
+    """A branch on a database server: see :class:`nodoubt.nodes.contract.Branch`."""
+
+    __slots__ = ("_guard", "_id", "_lock", "_node", "_session", "connection")
+
+    def __init__(self, node: SqlNode, session: Session, branch: BranchId, *, is_home: bool) -> None:
+        self._node = node
+        self._session: Session | None = session
+        #: A deadline may cut the session off from another thread, but not once somebody else has it.
+        self._lock = threading.Lock()
+        self._id = branch
+        self._guard = Guard(node.name, branch.gid, node.dialect.rules, is_home=is_home)
+        self.connection = session.bind(self._guard)
+
+    @property
+    def misuse(self) -> NodoubtError | None:
+        return self._guard.misuse
+
+    def is_retryable(self, error: BaseException) -> bool:
+        if error is not self._guard.failure:
+            return False
+        code = getattr(error, "sqlstate", None) or next(iter(error.args), "")
+        return self._node.dialect.is_retryable(StatementFailed(str(code), ""))
+
+    def fence(self, error: BaseException | None = None) -> None:
+        self._guard.close(error)
+
+    def abandon(self) -> None:
+        with self._lock:
+            if self._session is not None:
+                self._session.abandon()
+
+    def _leave(self, *, clean: bool) -> str:
+        """Part with the session; returns its handle."""
+        with self._lock:
+            session, self._session = self._session, None
+        if session is None:
+            return ""
+        # Whoever kept the connection must not reach the session's next branch through it.
+        self._guard.close()
+        session.unbind()
+        if clean and not self._guard.lasting:
+            self._node.pool.give_back(session)
+        else:
+            self._node.pool.discard(session)
+        return session.handle
+
+    async def _undo(self, session: Session) -> bool:
+        try:
+            clean = await self._node.dialect.undo(session, self._id)
+        except (ConnectionLost, StatementFailed):
+            clean = False
+        self._leave(clean=clean)
+        return clean
+
+    async def prepare(self) -> Answer:
+        session, dialect = self._session, self._node.dialect
+        if session is None:
+            return self._gone()
+        if self._guard.failure is not None:
+            return await self._refuse(session)
+        try:
+            tag = await session.command(dialect.prepare(self._id))
+        except StatementFailed as failure:
+            # Where a prepared branch hangs on its session, "no" takes a rollback that was answered.
+            if not await self._undo(session) and not dialect.capabilities.detached:
+                return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r}: {failure}", error=failure.__cause__)
+            return self._no(failure)
+        except ConnectionLost as lost:
+            return Answer(
+                said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while preparing: {lost}", error=lost
+            )
+        if dialect.prepared_tag and tag != dialect.prepared_tag:
+            return await self._refuse(session)
+        return YES
+
+    async def release(self) -> Answer:
+        session = self._session
+        if session is None:
+            return self._gone()
+        try:
+            await session.command(self._node.dialect.release())
+        except StatementFailed as failure:
+            await self._undo(session)
+            return self._no(failure)
+        except ConnectionLost as lost:
+            self._leave(clean=False)
+            return Answer(said=Said.NO, reason=f"node {self._node.name!r} was lost: {lost}", retryable=True, error=lost)
+        self._leave(clean=True)
+        return YES
+
+    async def decide(self, participants: Mapping[int, str]) -> Answer:
+        session, dialect = self._session, self._node.dialect
+        if session is None:
+            return self._gone()
+        if self._guard.failure is not None:
+            return await self._refuse(session)
+        try:
+            tag = await session.command(dialect.decide(self._id, participants))
+        except StatementFailed as failure:
+            if not await self._undo(session):
+                return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r}: {failure}", error=failure.__cause__)
+            if dialect.is_conflict(failure):
+                return Answer(said=Said.CONFLICT, reason="recovery had aborted the transaction", retryable=True)
+            return self._no(failure)
+        except ConnectionLost as lost:
+            self._leave(clean=False)
+            return Answer(
+                said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while deciding: {lost}", error=lost
+            )
+        if dialect.decided_tag and tag != dialect.decided_tag:
+            return await self._refuse(session)
+        self._leave(clean=True)
+        return YES
+
+    async def commit(self) -> Ended:
+        return await self._finish(commit=True)
+
+    async def roll_back(self, *, prepared: bool) -> Ended:
+        if prepared:
+            return await self._finish(commit=False)
+        session = self._session
+        if session is not None and not await self._undo(session):
+            # The server may not have noticed: a statement that waits there would keep the branch's locks.
+            await self._node.end_session(self._id, session.handle)
+        return Ended.DONE
+
+    async def _finish(self, *, commit: bool) -> Ended:
+        session = self._session
+        if session is not None:
+            try:
+                await session.command(self._node.dialect.finish(self._id, commit=commit))
+                self._leave(clean=True)
+                return Ended.DONE
+            except (ConnectionLost, StatementFailed) as error:
+                logger.info("node %r: %s; trying on another session", self._node.name, error)
+        # The old session may be half-open, with a PREPARE still on its way: it must be over before "absent" counts.
+        return await self._node.finish(self._id, commit=commit, owner=self._leave(clean=False))
+
+    def _gone(self) -> Answer:
+        return Answer(said=Said.NO, reason=f"the session on node {self._node.name!r} is gone", retryable=True)
+
+    async def _refuse(self, session: Session) -> Answer:
+        await self._undo(session)
+        failure = self._guard.failure
+        return Answer(
+            said=Said.NO,
+            reason=f"a statement had failed on node {self._node.name!r}"
+            + (f": {shorten(str(failure))}" if failure else ""),
+            error=failure,
+        )
+
+    def _no(self, failure: StatementFailed) -> Answer:
+        return Answer(
+            said=Said.NO,
+            reason=f"node {self._node.name!r} refused: {failure}",
+            retryable=self._node.dialect.is_retryable(failure),
+            error=failure.__cause__,
+        )
