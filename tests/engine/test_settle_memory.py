@@ -7,7 +7,7 @@ import pytest
 from nodoubt.engine.settle import SettleReport
 from nodoubt.nodes.memory_database import Fate
 from nodoubt.nodes.memory_packets import BRANCH, DECISION
-from nodoubt.protocol.ids import BranchId
+from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.protocol.verdicts import HomeSays
 from tests.engine.stage import DOMAIN, Stage, Trouble, told
 
@@ -347,3 +347,16 @@ async def test_the_outcome_of_any_gid() -> None:
     outcome = await engine.outcome(gid)
     assert (outcome.state, outcome.pending) == ("committed", ())
     assert engine.domain == DOMAIN
+
+
+async def test_evidence_that_a_crash_left_goes_only_behind_a_complete_decision() -> None:
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process(retention_s=0.0)
+    complete, unfinished, unknown = (new_gid(minute * 60_000, bytes([minute] * 10)) for minute in (1, 2, 3))
+    for gid in (complete, unfinished, unknown):
+        stage.databases["left"].tables[BRANCH][f"{gid} 1"] = True
+    stage.decide(complete, '{"1":"left"}', complete=True)
+    stage.decide(unfinished, '{"1":"left"}')
+    await engine.purge()
+    assert set(stage.databases["left"].tables[BRANCH]) == {f"{unfinished} 1", f"{unknown} 1"}

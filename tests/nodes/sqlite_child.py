@@ -3,6 +3,7 @@
 ``python sqlite_child.py crash FOLDER POINT`` moves 10 from ``left`` (home) to ``right`` and dies at POINT.
 ``python sqlite_child.py settle FOLDER POINT`` settles what another one left, and dies at POINT.
 ``python sqlite_child.py move FOLDER COUNT`` moves COUNT times back and forth, with retries, and prints how often it did.
+``python sqlite_child.py hammer FOLDER NAME`` writes on one node, again and again, until its standard input ends.
 """
 
 from __future__ import annotations
@@ -95,7 +96,19 @@ async def move(folder: Path, count: str) -> None:
     print(moved)
 
 
+async def hammer(folder: Path, name: str) -> None:
+    standing = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    async with AsyncTransactionManager.open(nodes(folder), domain="lab", settle=False) as tm:
+        first = True
+        while not standing.done():
+            async with tm.transaction() as tx:
+                (await tx.on(name)).execute("UPDATE account SET amount = amount + 1")
+            if first:
+                print("at work", flush=True)
+            first = False
+
+
 if __name__ == "__main__":
     task, where, argument = sys.argv[1:]
-    tasks = {"crash": crash, "settle": settle, "move": move}
+    tasks = {"crash": crash, "settle": settle, "move": move, "hammer": hammer}
     asyncio.run(tasks[task](Path(where), argument))

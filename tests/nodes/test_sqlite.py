@@ -14,6 +14,7 @@ from nodoubt.journal.files import Files, Journal
 from nodoubt.nodes.contract import Ended, Said
 from nodoubt.nodes.registry import make_node
 from nodoubt.nodes.sqlite import SQLiteNode, database_path
+from nodoubt.protocol.ids import BranchId
 from nodoubt.protocol.verdicts import HomeSays
 from tests.nodes.sqlite_lab import ACCOUNTS, AMOUNT, TAKE, Lab
 
@@ -65,8 +66,8 @@ def test_only_install_creates_the_file(lab: Lab) -> None:
         lab.run(node.open())
     assert not node.path.exists()
     assert [f.level for f in lab.run(node.inspect())] == ["error"]
-    assert lab.run(node.install()) == "shop: installed, schema 1"
-    assert lab.run(node.install()) == "shop: already installed, schema 1"
+    assert lab.run(node.install()) == "installed, schema 1"
+    assert lab.run(node.install()) == "already installed, schema 1"
     assert lab.rows("PRAGMA journal_mode") == [("wal",)]
 
 
@@ -263,18 +264,36 @@ def test_a_branch_in_doubt_stands_in_the_way_and_calls_for_help(lab: Lab, node: 
     branch.connection.execute(TAKE)
     lab.run(branch.prepare())
     branch.abandon()
-    calls: list[int] = []
-    node.hurry = lambda: calls.append(1)
+    calls: list[BranchId] = []
+
+    def no_help(doubt: BranchId, gid: str) -> bool:
+        calls.append(doubt)
+        return True
+
+    node.hurry = no_help
     with pytest.raises(NodeUnavailable, match=f"the branch of {name.gid} must be settled first") as caught:
         lab.begin(node)
     assert caught.value.retryable
-    assert calls
+    assert [call.gid for call in calls] == [name.gid], "help is called for once"
 
-    def help_comes() -> None:
+    def help_comes(doubt: BranchId, gid: str) -> bool:
         Journal(node.path).drop()
+        return True
 
     node.hurry = help_comes
     lab.run(lab.begin(node).roll_back(prepared=False))
+
+
+def test_who_may_not_wait_for_a_branch_in_doubt_gives_up_at_once(lab: Lab) -> None:
+    node = lab.node(schema=ACCOUNTS, lock_timeout_s=3600.0)
+    branch = lab.begin(node)
+    lab.run(branch.prepare())
+    branch.abandon()
+    node.hurry = lambda doubt, gid: False
+    with pytest.raises(NodeUnavailable, match="must be settled first") as caught:
+        lab.begin(node)
+    assert caught.value.retryable
+    assert "do the whole transaction again" in caught.value.hint
 
 
 def test_writers_of_home_duties_do_not_wait_for_a_branch_in_doubt(lab: Lab, node: SQLiteNode) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from typing import Any
 import apsw
 import pytest
 
-from nodoubt import AsyncTransactionManager
+from nodoubt import AsyncTransactionManager, NodeUnavailable
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.registry import make_node
+from nodoubt.protocol.ids import new_gid
+from nodoubt.protocol.verdicts import HomeSays
 from tests.nodes.sqlite_child import nodes
 
 CHILD = Path(__file__).with_name("sqlite_child.py")
@@ -50,7 +53,8 @@ def amounts(folder: Path) -> tuple[int, int]:
 
 def start(*arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, str(CHILD), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def crash(folder: Path, point: str) -> None:
@@ -120,6 +124,63 @@ async def test_a_kill_in_the_midst_of_settling(folder: Path, point: str) -> None
     async with AsyncTransactionManager.open(nodes(folder), domain="lab", settle=False) as tm:
         await tm.engine.settle(grace_s=0)
     assert amounts(folder) == AFTER
+
+
+def patient(folder: Path) -> dict[str, dict[str, Any]]:
+    """Nodes that would wait for hours for a branch in doubt."""
+    return {name: table | {"lock_timeout_s": 3600.0} for name, table in nodes(folder).items()}
+
+
+@pytest.mark.parametrize(("point", "end"), [("order Decide", BEFORE), ("order CommitBranch", AFTER)])
+async def test_who_holds_the_lock_of_home_does_not_wait_for_the_decision(
+    folder: Path, point: str, end: tuple[int, int]
+) -> None:
+    """It gives up, which lets the background ask home, and goes through when it tries again."""
+    crash(folder, point)
+    refused = 0
+    async with AsyncTransactionManager.open(
+        patient(folder), domain="lab", grace_s=3600, settle_every_s=3600, forget_every_s=3600
+    ) as tm:
+
+        async def work(tx: Any) -> None:
+            nonlocal refused
+            (await tx.on("left")).execute("UPDATE account SET amount = amount - 1")
+            try:
+                right = await tx.on("right")
+            except NodeUnavailable:
+                refused += 1
+                raise
+            right.execute("UPDATE account SET amount = amount + 1")
+
+        async with asyncio.timeout(20):
+            await tm.run(work, attempts=10)
+    assert refused
+    assert amounts(folder) == (end[0] - 1, end[1] + 1)
+
+
+async def test_a_branch_in_doubt_is_settled_in_a_crowd(folder: Path) -> None:
+    """Four processes want the lock of its home, and then that of its node."""
+    crash(folder, "order Decide")
+    children = [start("move", folder, 15) for _ in range(4)]
+    results = [child.communicate(timeout=60) for child in children]
+    assert [output.strip() for output, _ in results] == ["15"] * 4, "nobody used up its attempts"
+    assert sum(amounts(folder)) == 200
+
+
+async def test_a_probe_comes_through_a_crowd(folder: Path) -> None:
+    children = [start("hammer", folder, "left") for _ in range(4)]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "at work\n"
+    settings = NodeSettings(**nodes(folder)["left"])
+    left = make_node("left", "lab", settings, AsyncWorld(), asynchronous=True)
+    await left.open()
+    gids = [new_gid(1_700_000_000_000 + number, bytes(10)) for number in range(30)]
+    answers = [(await left.probe([gid]))[gid] for gid in gids]
+    await left.close()
+    results = [child.communicate(timeout=60) for child in children]
+    assert [child.returncode for child in children] == [0] * 4, results
+    assert set(answers) == {HomeSays.FRESH}, "none was BUSY: each had the lock within lock_timeout_s"
 
 
 async def test_several_processes_lose_and_double_nothing(folder: Path) -> None:

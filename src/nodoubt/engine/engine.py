@@ -8,14 +8,15 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from nodoubt.engine.performer import Watch
-from nodoubt.engine.settle import BATCH, UNFINISHED_MAX, Doubt, Settler, SettleReport, complete
+from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
 from nodoubt.engine.work import Work
 from nodoubt.errors import ConfigError, NodoubtError, Outcome
-from nodoubt.nodes.contract import DecisionRow, Hurried, Node
+from nodoubt.nodes.contract import DecisionRow, Hurried, Node, may_be_home
 from nodoubt.nodes.world import World
-from nodoubt.protocol.ids import gid_at, is_gid, new_gid
+from nodoubt.protocol.ids import BranchId, gid_at, is_gid, new_gid
 from nodoubt.protocol.transaction import Transaction
 from nodoubt.protocol.verdicts import HomeSays
 
@@ -60,13 +61,15 @@ class Engine:
         self.nudge: Callable[[], None] = lambda: None
         self._settler = Settler(self.nodes, world, self.live.__contains__, self.watch)
         self._owed: set[str] = set()
+        #: Branches in doubt that transactions stumbled over -> their nodes.
+        self._in_the_way: dict[BranchId, str] = {}
         #: home -> gid -> participants, to be marked complete.
         self._finished: dict[str, dict[str, Mapping[int, str]]] = defaultdict(dict)
         self._lock = threading.Lock()
         self._next_settle = self._next_purge = 0.0
         for node in nodes:
             if isinstance(node, Hurried):
-                node.hurry = self.hurry
+                node.hurry = partial(self.found_in_the_way, node.name)
 
     async def open(self) -> None:
         """Open every node; if one fails, close those that were opened."""
@@ -97,13 +100,13 @@ class Engine:
     def default_home(self) -> str:
         """The first configured node that can hold decisions, for transactions that begin on one that cannot."""
         for node in self.nodes.values():
-            if node.capabilities.home:
+            if may_be_home(node):
                 return node.name
         raise ConfigError("no configured node can hold a decision", hint="run `nodoubt doctor`")
 
     def begin(self, *, home: str | None = None, timeout_s: float | None = None) -> Work:
         """Begin a transaction; nothing is sent to any node yet."""
-        if home is not None and not self.node(home).capabilities.home:
+        if home is not None and not may_be_home(self.node(home)):
             raise ConfigError(f"node {home!r} cannot be home", hint="run `nodoubt doctor` to see why")
         gid = new_gid(self.world.unix_ms(), self.world.random(10))
         work = Work(self, gid, home=home, timeout_s=self.settings.timeout_s if timeout_s is None else timeout_s)
@@ -126,6 +129,25 @@ class Engine:
         """Let the background settle now instead of at its next round."""
         self._next_settle = self.world.now()
         self.nudge()
+
+    def found_in_the_way(self, node: str, doubt: BranchId, gid: str) -> bool:
+        """The background is to settle a branch first of all. Returns whether transaction ``gid`` may wait for that.
+
+        Not while it holds locks and home has a single one for all writers: settling needs that one, and it may be held by
+        the very transaction, or by one that waits for it.
+        """
+        if doubt.domain == self.domain:
+            with self._lock:
+                self._in_the_way[doubt] = node
+            self.nudge()
+        work, home = self.live.get(gid), self.nodes.get(doubt.home)
+        return work is None or not work.has_written or (home is not None and home.capabilities.concurrent)
+
+    async def clear_the_way(self) -> None:
+        """Settle the branches that transactions of this process stumbled over."""
+        with self._lock:
+            found, self._in_the_way = self._in_the_way, {}
+        await self.world.together([self._settler.clear(node, branch) for branch, node in found.items()])
 
     async def flush(self) -> None:
         """Mark finished decisions complete, in batches. What cannot be marked now is found again by settling."""
@@ -208,6 +230,7 @@ class Engine:
         count = 0
         for node in self.nodes.values():
             await self._purge_evidence(node, before)
+        for node in self.nodes.values():
             if node.capabilities.home:
                 while (purged := await node.purge(before, self.settings.retention_s, PURGE_BATCH)) == PURGE_BATCH:
                     count += purged
@@ -217,18 +240,22 @@ class Engine:
     async def _purge_evidence(self, node: Node, before_gid: str) -> None:
         """Delete evidence that a crash between the completion of its decision and its deletion left behind.
 
-        What is old and whose decision is still unfinished, read afterwards, is evidence yet.
+        Only where a complete decision is read: anything else may be evidence yet, of a home that is not even known here.
         """
-        old = set(await node.old_evidence(before_gid, PURGE_BATCH))
+        old = await node.old_evidence(before_gid, BATCH)
         for home in self.nodes.values():
             if old and home.capabilities.home:
-                old -= {row.gid for row in await home.unfinished(UNFINISHED_MAX)}
-        if old:
-            await node.drop_evidence(sorted(old))
+                rows = await home.decisions(old)
+                complete = [gid for gid, row in rows.items() if row.says is HomeSays.COMPLETE]
+                if complete:
+                    await node.drop_evidence(complete)
 
     async def tend(self) -> float:
         """One turn of the background: forget, settle, purge what is due. Returns the seconds until the next turn."""
         try:
+            if self.settings.settle:
+                # Before the flush, which may need the turn of a transaction that waits for this.
+                await self.clear_the_way()
             await self.flush()
             now = self.world.now()
             if self.settings.settle and now >= self._next_settle:

@@ -116,6 +116,17 @@ class Settler:
         report.seconds = self._world.now() - started
         return report
 
+    async def clear(self, node: str, branch: BranchId) -> None:
+        """Settle one branch whose owner is known to be gone, without looking at anything else."""
+        if self._live(branch.gid):
+            return
+        report = SettleReport()
+        case = _Case(gid=branch.gid, home=branch.home)
+        case.prepared[branch.branch] = (node, PreparedBranch(id=branch, age_s=0.0, ownerless=True))
+        await self._ask_homes([case], probing=True)
+        self._judge(case, Age.RIPE, report)
+        await self._settle(case, report)
+
     async def look(self) -> SettleReport:
         """What is in doubt, without touching it: homes are read, not probed."""
         report = SettleReport()

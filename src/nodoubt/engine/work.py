@@ -16,7 +16,7 @@ from nodoubt.errors import (
     Outcome,
     OutcomeUnknown,
 )
-from nodoubt.nodes.contract import Branch
+from nodoubt.nodes.contract import Branch, may_be_home
 from nodoubt.nodes.world import Alarm
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.ids import BRANCHES_MAX, BranchId
@@ -60,6 +60,11 @@ class Work:
         return self.machine.phase is Phase.ACTIVE
 
     @property
+    def has_written(self) -> bool:
+        """Whether a branch is open that may write, and so may hold locks."""
+        return any(not self._read_only.get(name, False) for name in self.connections)
+
+    @property
     def home(self) -> str | None:
         """The node that carries, or will carry, the decision."""
         return self._home
@@ -87,7 +92,7 @@ class Work:
     async def _open(self, name: str, *, read_only: bool) -> Branch:
         node = self._engine.node(name)
         if self._home is None and not read_only:
-            self._home = name if node.capabilities.home else self._engine.default_home()
+            self._home = name if may_be_home(node) else self._engine.default_home()
         number = len(self.machine.branches)
         if number >= BRANCHES_MAX:
             raise ConfigError(f"a transaction has at most {BRANCHES_MAX} branches", gid=self.gid)

@@ -170,6 +170,8 @@ class Node(Protocol):
     name: str
     kind: str
     capabilities: Capabilities
+    #: Why no new transaction may have its home here although the adapter could; "" where it may. Known once opened.
+    home_refusal: str
 
     async def open(self) -> None:
         """Connect, check identity and settings. Raises ConfigError or NodeUnavailable."""
@@ -235,11 +237,18 @@ class Node(Protocol):
         """The statements that :meth:`install` would run on an empty database, for people with migrations."""
 
 
+def may_be_home(node: Node) -> bool:
+    """Whether new transactions may have their home there. Decisions that it holds already are read in any case."""
+    return node.capabilities.home and not node.home_refusal
+
+
 @runtime_checkable
 class Hurried(Protocol):
     """A node on which a branch in doubt keeps every other branch waiting: it asks for settling without delay.
 
-    The engine sets ``hurry``; it may be called from any task or thread of the engine's world, and never blocks.
+    The engine sets ``hurry``, to be called with the branch in doubt, whose owner is known to be gone, and the gid of the
+    transaction that it stands in the way of. It says whether that transaction may wait; if not, it must give up at once. It
+    may be called from any task or thread of the engine's world, and never blocks.
     """
 
-    hurry: Callable[[], None]
+    hurry: Callable[[BranchId, str], bool]

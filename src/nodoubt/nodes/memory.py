@@ -291,9 +291,9 @@ class MemoryDialect:
         found = await self._identity(session)
         if found is not None:
             check_identity(found, name, domain)
-            return f"{name}: already installed, schema {found.schema_version}"
+            return f"already installed, schema {found.schema_version}"
         await session.command(f"install {name} {domain} {random} {SCHEMA_VERSION}")
-        return f"{name}: installed, schema {SCHEMA_VERSION}"
+        return f"installed, schema {SCHEMA_VERSION}"
 
     def ddl(self, name: str, domain: str) -> str:
         return f"install {name} {domain} by-hand {SCHEMA_VERSION}"

@@ -40,6 +40,7 @@ class SqlNode:
         self.name = name
         self.kind = dialect.kind
         self.capabilities = dialect.capabilities
+        self.home_refusal = ""
         self.domain = domain
         self.dialect = dialect
         self._driver = driver
@@ -80,7 +81,7 @@ class SqlNode:
             await session.close()
         if refusal:
             logger.warning("node %r cannot be home: %s", self.name, refusal)
-            self.capabilities = replace(self.capabilities, home=False)
+            self.home_refusal = refusal
 
     async def close(self) -> None:
         await self.pool.close()

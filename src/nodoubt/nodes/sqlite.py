@@ -47,7 +47,7 @@ logger = logging.getLogger("nodoubt")
 T = TypeVar("T")
 
 #: How often a branch that waits for one in doubt looks again.
-DOUBT_LOOK_S = 0.02
+DOUBT_LOOK_S = 0.005
 
 
 def database_path(url: str) -> Path:
@@ -68,14 +68,15 @@ class SQLiteNode:
         self.name = name
         self.kind = "sqlite"
         self.capabilities = Capabilities(home=True, detached=False, concurrent=False)
+        self.home_refusal = ""
         self.domain = domain
         self.settings = settings
         self.world = world
         self.path = database_path(settings.url)
         self.journal = Journal(self.path)
         self.keys: tables.Keys | None = None
-        #: Called when a branch in doubt is found in the way of a new one: its settling should not wait for the next round.
-        self.hurry: Callable[[], None] = lambda: None
+        #: See :class:`nodoubt.nodes.contract.Hurried`.
+        self.hurry: Callable[[BranchId, str], bool] = lambda doubt, gid: True
         self.sessions = Sessions(name, self.path, world, settings.options)
         self._orphan = ""
 
@@ -137,7 +138,6 @@ class SQLiteNode:
                 session.command("PRAGMA query_only = ON")
                 session.command("BEGIN")
             return self._branch(session, branch, is_home=True, changes=False)
-        patience_s = self.settings.lock_timeout_s / 2
         doubt_until: float | None = None
         while True:
             session = await self.sessions.locked(self.settings.acquire_timeout_s)
@@ -151,16 +151,24 @@ class SQLiteNode:
                 session.close()
                 raise
             session.close()
-            self._orphan = doubt.branch.text()
-            self.hurry()
-            doubt_until = doubt_until or self.world.now() + patience_s
-            if self.world.now() >= doubt_until:
-                # Not longer: this transaction may hold the very lock that home must take to decide the other one.
-                raise NodeUnavailable(
-                    f"node {self.name!r}: the branch of {doubt.branch.gid} must be settled first",
-                    hint=f"home of that transaction is {doubt.branch.home!r}: is it reachable?",
-                )
+            doubt_until = doubt_until or self.world.now() + self.settings.lock_timeout_s / 2
+            await self._outlast(doubt.branch, branch.gid, doubt_until)
+
+    async def _outlast(self, doubt: BranchId, gid: str, until: float) -> None:
+        """Wait until a branch is not in doubt any more, leaving the lock to whoever settles it. Raises NodeUnavailable."""
+        self._orphan = doubt.text()
+        may_wait = self.hurry(doubt, gid)
+        while may_wait and self.world.now() < until:
             await self.world.sleep(DOUBT_LOOK_S)
+            found = await self.sessions.read("begin", self._doubt)
+            if found is None or found.branch != doubt:
+                return
+        raise NodeUnavailable(
+            f"node {self.name!r}: the branch of {doubt.gid} must be settled first",
+            hint=f"home of that transaction is {doubt.home!r}: is it reachable?"
+            if may_wait
+            else "do the whole transaction again: it held locks that settling may need",
+        )
 
     def _branch(self, session: Session, branch: BranchId, *, is_home: bool, changes: bool) -> SQLiteBranch:
         known: tables.Keys | None = None
@@ -172,7 +180,7 @@ class SQLiteNode:
         return SQLiteBranch(self, session, branch, guard, changes=changes)
 
     def _doubt(self, session: Session) -> Record | None:
-        """Under the lock: the journalled branch that is in doubt, if there is one. What is done with is left to lie."""
+        """The journalled branch that is in doubt, if there is one; without the lock, only a look. What is done is left to lie."""
         record = self.journal.read()
         if record is None or tables.has_evidence(session, record.branch.gid, record.branch.branch):
             return None

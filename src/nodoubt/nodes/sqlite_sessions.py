@@ -1,7 +1,8 @@
 """Connections to one database file, and the two things that a writer needs: this process's turn and the file's write lock.
 
 The turn keeps transactions of one process from polling the lock against each other, and is handed out in order of asking. It
-is given back when the session that was opened for it is closed, from whichever thread.
+is given back when the session that was opened for it is closed, from whichever thread. Branches of several processes stand in
+line for the lock (``sqlite_line``); recovery, which they wait for, goes past it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from nodoubt.errors import NodeUnavailable
 from nodoubt.journal.record import JournalDamaged
 from nodoubt.nodes.apsw_driver import Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.sqlite_line import Line
 from nodoubt.nodes.world import World
 
 T = TypeVar("T")
 
-#: SQLite's waiting for a lock cannot be interrupted, so it is done in slices of this length.
+#: How long a statement that is no BEGIN IMMEDIATE waits, as readers do while the WAL file is recovered after a crash.
 LOCK_SLICE_S = 0.1
+#: How often the write lock is looked at. SQLite's own waiting slows down to 0.1 s, many times as long as it is mostly held.
+LOCK_LOOK_S = 0.001
 #: Idle recovery connections that are kept.
 IDLE_MAX = 2
 
@@ -96,11 +100,10 @@ class Sessions:
         session.over = self.turns.give_back
         try:
             with self.explained("begin"):
-                if try_lock(session) or await self._world.aside(lambda: self._wait_for_lock(session, until)):
+                if await self._stand_in_line(session, until):
                     return session
         except BaseException:
-            # Perhaps a cancellation, while a thread still waits for the lock: it must not get it and keep it.
-            session.abandon()
+            session.close()
             raise
         session.close()
         raise self._busy("another process", timeout_s)
@@ -121,8 +124,9 @@ class Sessions:
             raise self._busy("a transaction of this process", timeout_s)
 
         def transact(session: Session) -> T:
-            if not self._wait_for_lock(session, until):
-                raise self._busy("another process", timeout_s)
+            while not try_lock(session, LOCK_LOOK_S):
+                if self._world.now() >= until:
+                    raise self._busy("another process", timeout_s)
             try:
                 result = step(session)
                 session.command("COMMIT")
@@ -164,13 +168,14 @@ class Sessions:
             retryable = not isinstance(error, StatementFailed) or error.code not in ("SQLITE_CANTOPEN", "SQLITE_NOTADB")
             raise NodeUnavailable(f"node {self._name!r} could not {what}: {error}", retryable=retryable) from error
 
-    def _wait_for_lock(self, session: Session, until: float) -> bool:
-        while True:
-            with session.hold():
-                if try_lock(session, LOCK_SLICE_S):
-                    return True
-            if self._world.now() >= until:
-                return False
+    async def _stand_in_line(self, session: Session, until: float) -> bool:
+        """Wait for the write lock behind the branches of other processes; whether it was to be had in time."""
+        with Line(self._path) as line:
+            while not (line.may_try() and try_lock(session)):
+                if self._world.now() >= until:
+                    return False
+                await self._world.sleep(LOCK_LOOK_S)
+        return True
 
     def _busy(self, who: str, timeout_s: float) -> Locked:
         return Locked(
