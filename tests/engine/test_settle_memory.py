@@ -8,6 +8,7 @@ from nodoubt.engine.settle import SettleReport
 from nodoubt.nodes.memory_database import Fate
 from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from nodoubt.protocol.ids import BranchId, new_gid
+from nodoubt.protocol.verdicts import HomeSays
 from tests.engine.stage import DOMAIN, Stage, Trouble, told
 
 ALL = {"home", "left", "right"}
@@ -245,6 +246,16 @@ async def test_a_broken_decision_is_quarantined() -> None:
     assert report.rolled_back == 1
     assert stage.decision(fine) == ("aborted", False)
     assert len(stage.databases["left"].prepared) == 1
+
+
+async def test_a_person_replaces_a_broken_decision() -> None:
+    stage = await installed()
+    gid = stage.leave("left")
+    stage.decide(gid, "not JSON at all")
+    engine = await stage.process()
+    assert await engine.nodes["home"].resolve(gid, commit=True, reason="seen in the log") is HomeSays.COMMITTED
+    assert (await engine.settle()).committed == 1
+    assert stage.written() == {"left"}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
@@ -267,7 +267,9 @@ class MemoryDialect:
         return f"resolve {gid} {'committed' if commit else 'aborted'} {reason}"
 
     def replace_broken(self, row: DecisionRow, *, commit: bool, reason: str) -> str:
-        return f"replace {row.gid} {'committed' if commit else 'aborted'} {reason}"
+        old = " ".join(quote(text, safe="") for text in row.raw or ("", ""))
+        became = "committed" if commit else "aborted"
+        return f"replace {row.gid} {became} {participants_json(row.participants)} {old} {reason}"
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
         check_identity(await self._identity(session), name, domain)
