@@ -1,6 +1,6 @@
 # The commands of this project; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help venv servers demo test check bench clean
+.PHONY: help venv servers demo test check bench docs clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -36,6 +36,9 @@ check: venv ## lint, format and types
 
 bench: servers .venv/.bench ## measure against the peers, on real servers of its own
 	@$(BIN)/nodoubt bench $(ARGS)
+
+docs: venv ## draw the protocol's tables again, into docs/protocol.md
+	@$(BIN)/python -m tests.protocol.diagram
 
 clean: ## remove .venv, caches and builds
 	@rm -rf .venv build dist .cache .mypy_cache .pytest_cache .ruff_cache

@@ -55,7 +55,7 @@ class Fuse:
         if f"{name} {self.seen[name]}" == self.point:
             strike(self.action)
         # An order that is about to be carried out may be the one whose answer must not be read.
-        if name.startswith("order ") and f"{name.replace('order', 'sent')} {self.seen[name]}" == self.point:
+        if name.startswith("order ") and f"sent {name.removeprefix('order ')} {self.seen[name]}" == self.point:
             self.armed = True
 
     def cut_replies(self, session: type[Any]) -> None:

@@ -242,6 +242,30 @@ async def test_what_a_crash_leaves_is_listed_and_settled(shop: Shop, order: type
         assert (await settle(tm.outcome(tx.gid))).state == known[order]
 
 
+@pytest.mark.parametrize(("code", "tries"), [("40001", 3), ("40P01", 3), ("P0001", 1)])
+@scenario
+async def test_run_tries_again_after_a_deadlock_but_not_after_a_mistake(shop: Shop, code: str, tries: int) -> None:
+    gids = []
+    fail = f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"
+    async with shop.open() as tm:
+        if shop.is_async:
+
+            async def asynchronous(tx: Any) -> None:
+                gids.append(tx.gid)
+                await (await tx.on("orders")).execute(fail)
+
+            function: Any = asynchronous
+        else:
+
+            def function(tx: Any) -> None:
+                gids.append(tx.gid)
+                tx.on("orders").execute(fail)
+
+        with pytest.raises(Exception, match="no"):
+            await settle(tm.run(function))
+        assert len(gids) == tries
+
+
 @scenario
 async def test_the_outcome_of_what_never_was(shop: Shop) -> None:
     async with shop.open() as tm:

@@ -7,7 +7,8 @@ import pytest
 from nodoubt.engine.settle import SettleReport
 from nodoubt.nodes.memory_database import Fate
 from nodoubt.nodes.memory_packets import BRANCH, DECISION
-from nodoubt.protocol.ids import BranchId
+from nodoubt.protocol.ids import BranchId, new_gid
+from nodoubt.protocol.verdicts import HomeSays
 from tests.engine.stage import DOMAIN, Stage, Trouble, told
 
 ALL = {"home", "left", "right"}
@@ -247,6 +248,16 @@ async def test_a_broken_decision_is_quarantined() -> None:
     assert len(stage.databases["left"].prepared) == 1
 
 
+async def test_a_person_replaces_a_broken_decision() -> None:
+    stage = await installed()
+    gid = stage.leave("left")
+    stage.decide(gid, "not JSON at all")
+    engine = await stage.process()
+    assert await engine.nodes["home"].resolve(gid, commit=True, reason="seen in the log") is HomeSays.COMMITTED
+    assert (await engine.settle()).committed == 1
+    assert stage.written() == {"left"}
+
+
 @pytest.mark.parametrize(
     ("decision", "evidence", "case"),
     [("committed", False, "rolled-back-by-hand"), ("committed", True, ""), ("aborted", False, "")],
@@ -336,3 +347,16 @@ async def test_the_outcome_of_any_gid() -> None:
     outcome = await engine.outcome(gid)
     assert (outcome.state, outcome.pending) == ("committed", ())
     assert engine.domain == DOMAIN
+
+
+async def test_evidence_that_a_crash_left_goes_only_behind_a_complete_decision() -> None:
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process(retention_s=0.0)
+    complete, unfinished, unknown = (new_gid(minute * 60_000, bytes([minute] * 10)) for minute in (1, 2, 3))
+    for gid in (complete, unfinished, unknown):
+        stage.databases["left"].tables[BRANCH][f"{gid} 1"] = True
+    stage.decide(complete, '{"1":"left"}', complete=True)
+    stage.decide(unfinished, '{"1":"left"}')
+    await engine.purge()
+    assert set(stage.databases["left"].tables[BRANCH]) == {f"{unfinished} 1", f"{unknown} 1"}

@@ -141,12 +141,12 @@ def test_server_that_may_lose_commits_is_refused_as_home(caplog: pytest.LogCaptu
         side = Side("pymysql")
         with caplog.at_level(logging.WARNING, "nodoubt"):
             node = side.run(side.node(server.url))
-        assert not node.capabilities.home
+        assert node.home_refusal
         assert "innodb_flush_log_at_trx_commit" in caplog.text
         root = side.outsider(server.url)
         root("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
         again = side.run(side.node(server.url))
-        assert again.capabilities.home
+        assert not again.home_refusal
         side.close()
 
 
@@ -154,10 +154,10 @@ def test_binary_log_must_be_forced_too() -> None:
     with MariaDBServer.start({"log_bin": "binlog", "sync_binlog": "0", "server_id": "1"}) as server:
         side = Side("pymysql")
         node = side.run(side.node(server.url))
-        assert not node.capabilities.home
+        assert node.home_refusal
         side.outsider(server.url)("SET GLOBAL sync_binlog = 1")
         again = side.run(side.node(server.url))
-        assert again.capabilities.home
+        assert not again.home_refusal
 
         async def story() -> None:
             branch = await side.begin(again)

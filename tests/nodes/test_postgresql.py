@@ -227,7 +227,7 @@ async def test_a_database_says_who_it_is(lab: Lab) -> None:
 async def test_a_server_that_forces_nothing_is_no_home(lab: Lab) -> None:
     with PostgreSQLServer.start({"fsync": "off", "max_prepared_transactions": "0"}) as server:
         node = await lab.node(url=server.url)
-        assert not node.capabilities.home
+        assert node.home_refusal
         _, branch = await lab.branch(node)
         answer = await branch.prepare()
         assert said(answer) == "no"

@@ -66,8 +66,8 @@ def test_only_install_creates_the_file(lab: Lab) -> None:
         lab.run(node.open())
     assert not node.path.exists()
     assert [f.level for f in lab.run(node.inspect())] == ["error"]
-    assert lab.run(node.install()) == "shop: installed, schema 1"
-    assert lab.run(node.install()) == "shop: already installed, schema 1"
+    assert lab.run(node.install()) == "installed, schema 1"
+    assert lab.run(node.install()) == "already installed, schema 1"
     assert lab.rows("PRAGMA journal_mode") == [("wal",)]
 
 

@@ -20,6 +20,9 @@ from nodoubt.errors import NodoubtError, Outcome
 logger = logging.getLogger("nodoubt")
 T = TypeVar("T")
 
+#: How long closing a manager waits for the turn that its background is in.
+CLOSE_S_MAX = 5.0
+
 
 class AsyncTransaction(TransactionShell):
     """A transaction: ``async with tm.transaction() as tx``."""
@@ -98,6 +101,7 @@ class AsyncTransactionManager(ManagerShell):
         super().__init__(config)
         self._background: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
+        self._closing = False
 
     async def __aenter__(self) -> AsyncTransactionManager:
         self._engine = self._make_engine(AsyncWorld())
@@ -108,13 +112,17 @@ class AsyncTransactionManager(ManagerShell):
 
     async def __aexit__(self, *error: object) -> None:
         if self._background is not None:
+            # A turn that is under way ends by itself: cancelled drivers may leave half-made connections behind.
+            self._closing = True
+            self._nudged.set()
+            await asyncio.wait({self._background}, timeout=CLOSE_S_MAX)
             self._background.cancel()
             await asyncio.gather(self._background, return_exceptions=True)
         if self._engine is not None:
             await self._engine.close()
 
     async def _tend(self, engine: Engine) -> None:
-        while True:
+        while not self._closing:
             self._nudged.clear()
             try:
                 pause_s = await engine.tend()

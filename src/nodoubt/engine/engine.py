@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from nodoubt.engine.performer import Watch
-from nodoubt.engine.settle import BATCH, UNFINISHED_MAX, Doubt, Settler, SettleReport, complete
+from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
 from nodoubt.engine.work import Work
 from nodoubt.errors import ConfigError, NodoubtError, Outcome
-from nodoubt.nodes.contract import DecisionRow, Hurried, Node
+from nodoubt.nodes.contract import DecisionRow, Hurried, Node, may_be_home
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, gid_at, is_gid, new_gid
 from nodoubt.protocol.transaction import Transaction
@@ -100,13 +100,13 @@ class Engine:
     def default_home(self) -> str:
         """The first configured node that can hold decisions, for transactions that begin on one that cannot."""
         for node in self.nodes.values():
-            if node.capabilities.home:
+            if may_be_home(node):
                 return node.name
         raise ConfigError("no configured node can hold a decision", hint="run `nodoubt doctor`")
 
     def begin(self, *, home: str | None = None, timeout_s: float | None = None) -> Work:
         """Begin a transaction; nothing is sent to any node yet."""
-        if home is not None and not self.node(home).capabilities.home:
+        if home is not None and not may_be_home(self.node(home)):
             raise ConfigError(f"node {home!r} cannot be home", hint="run `nodoubt doctor` to see why")
         gid = new_gid(self.world.unix_ms(), self.world.random(10))
         work = Work(self, gid, home=home, timeout_s=self.settings.timeout_s if timeout_s is None else timeout_s)
@@ -231,6 +231,7 @@ class Engine:
         count = 0
         for node in self.nodes.values():
             await self._purge_evidence(node, before)
+        for node in self.nodes.values():
             if node.capabilities.home:
                 while (purged := await node.purge(before, self.settings.retention_s, PURGE_BATCH)) == PURGE_BATCH:
                     count += purged
@@ -240,14 +241,15 @@ class Engine:
     async def _purge_evidence(self, node: Node, before_gid: str) -> None:
         """Delete evidence that a crash between the completion of its decision and its deletion left behind.
 
-        What is old and whose decision is still unfinished, read afterwards, is evidence yet.
+        Only where a complete decision is read: anything else may be evidence yet, of a home that is not even known here.
         """
-        old = set(await node.old_evidence(before_gid, PURGE_BATCH))
+        old = await node.old_evidence(before_gid, BATCH)
         for home in self.nodes.values():
             if old and home.capabilities.home:
-                old -= {row.gid for row in await home.unfinished(UNFINISHED_MAX)}
-        if old:
-            await node.drop_evidence(sorted(old))
+                rows = await home.decisions(old)
+                complete = [gid for gid, row in rows.items() if row.says is HomeSays.COMPLETE]
+                if complete:
+                    await node.drop_evidence(complete)
 
     async def tend(self) -> float:
         """One turn of the background: forget, settle, purge what is due. Returns the seconds until the next turn."""

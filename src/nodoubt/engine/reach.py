@@ -31,12 +31,13 @@ class LateNode:
         self.name = node.name
         self.kind = node.kind
         self.capabilities: Capabilities = node.capabilities
+        self.home_refusal = ""
 
     async def open(self) -> None:
         if not self._is_open:
             await self._node.open()
             # Opening may have found that the node cannot be home.
-            self.capabilities = self._node.capabilities
+            self.home_refusal = self._node.home_refusal
             self._is_open = True
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ from nodoubt.engine.evidence import Evidence, gather
 from nodoubt.engine.performer import Adopted, Performer
 from nodoubt.engine.settle import AnsweredHome, complete
 from nodoubt.errors import ConfigError, NodeUnavailable, NodoubtError, Outcome
-from nodoubt.nodes.contract import DecisionRow
+from nodoubt.nodes.contract import DecisionRow, may_be_home
 from nodoubt.protocol.ids import BranchId
 from nodoubt.protocol.transaction import Transaction
 from nodoubt.protocol.verdicts import HomeSays, NodeSays
@@ -51,7 +51,7 @@ async def plan(engine: Engine, gid: str, *, commit: bool, at: str | None) -> Pla
     ``at`` names the node that becomes home where home is lost. Raises NodoubtError where no person is needed or the
     order contradicts what is known, NodeUnavailable where that cannot be known, ConfigError where ``at`` is unfit.
     """
-    if at is not None and not engine.node(at).capabilities.home:
+    if at is not None and not may_be_home(engine.node(at)):
         raise ConfigError(f"node {at!r} cannot hold a decision", hint="run `nodoubt doctor` to see why")
     found = await gather(engine, gid)
     if not found.found:

@@ -16,7 +16,7 @@ from nodoubt.errors import (
     Outcome,
     OutcomeUnknown,
 )
-from nodoubt.nodes.contract import Branch
+from nodoubt.nodes.contract import Branch, may_be_home
 from nodoubt.nodes.world import Alarm
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.ids import BRANCHES_MAX, BranchId
@@ -92,7 +92,7 @@ class Work:
     async def _open(self, name: str, *, read_only: bool) -> Branch:
         node = self._engine.node(name)
         if self._home is None and not read_only:
-            self._home = name if node.capabilities.home else self._engine.default_home()
+            self._home = name if may_be_home(node) else self._engine.default_home()
         number = len(self.machine.branches)
         if number >= BRANCHES_MAX:
             raise ConfigError(f"a transaction has at most {BRANCHES_MAX} branches", gid=self.gid)

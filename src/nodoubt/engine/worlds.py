@@ -84,6 +84,8 @@ class _AsyncTurns:
 class AsyncWorld(_Clock):
     """asyncio: steps suspend."""
 
+    interrupts = True
+
     def turns(self, count: int) -> _AsyncTurns:
         return _AsyncTurns(count)
 
@@ -202,6 +204,8 @@ class _Alarms:
 
 class ThreadWorld(_Clock):
     """Threads: steps block."""
+
+    interrupts = False
 
     def __init__(self) -> None:
         self._alarms = _Alarms()

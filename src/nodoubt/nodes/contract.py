@@ -170,6 +170,8 @@ class Node(Protocol):
     name: str
     kind: str
     capabilities: Capabilities
+    #: Why no new transaction may have its home here although the adapter could; "" where it may. Known once opened.
+    home_refusal: str
 
     async def open(self) -> None:
         """Connect, check identity and settings. Raises ConfigError or NodeUnavailable."""
@@ -233,6 +235,11 @@ class Node(Protocol):
 
     def ddl(self) -> str:
         """The statements that :meth:`install` would run on an empty database, for people with migrations."""
+
+
+def may_be_home(node: Node) -> bool:
+    """Whether new transactions may have their home there. Decisions that it holds already are read in any case."""
+    return node.capabilities.home and not node.home_refusal
 
 
 @runtime_checkable

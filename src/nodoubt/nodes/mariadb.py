@@ -250,7 +250,7 @@ class MariaDB:
     async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
         # Not forced: whoever finishes them probes first.
         rows = await self._rows(
-            session, f"WHERE complete = 0 AND decision = 'committed' ORDER BY gid LIMIT {int(limit)}"
+            session, f"WHERE complete = 0 AND decision <> 'aborted' ORDER BY gid LIMIT {int(limit)}"
         )
         return [decision_row(*row[:6]) for row in rows]
 
@@ -325,14 +325,14 @@ class MariaDB:
             found = await self.identity(session)
             if found is not None:
                 check_identity(found, name, domain)
-                return f"{name}: already installed, schema {found.schema_version}"
+                return f"already installed, schema {found.schema_version}"
             # DDL commits statement by statement: the identity row comes last and says that all before it is there.
             for text in DDL:
                 await session.command(text)
             await session.command(self._identify(name, domain, literal(random)))
         finally:
             await session.query(f"SELECT RELEASE_LOCK({lock})")
-        return f"{name}: installed, schema {SCHEMA_VERSION}"
+        return f"installed, schema {SCHEMA_VERSION}"
 
     def ddl(self, name: str, domain: str) -> str:
         return "".join(f"{text};\n" for text in (*DDL, self._identify(name, domain, "LEFT(MD5(UUID()), 8)")))

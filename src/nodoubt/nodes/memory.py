@@ -13,7 +13,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
@@ -242,7 +242,7 @@ class MemoryDialect:
 
     async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
         rows = sorted((await self._decisions(session)).items())
-        return [row for _, row in rows if row.says is HomeSays.COMMITTED][:limit]
+        return [row for _, row in rows if row.says in (HomeSays.COMMITTED, HomeSays.BROKEN)][:limit]
 
     async def _decisions(self, session: Session) -> Mapping[str, DecisionRow]:
         ((now_s,),) = await session.query("now")
@@ -267,7 +267,9 @@ class MemoryDialect:
         return f"resolve {gid} {'committed' if commit else 'aborted'} {reason}"
 
     def replace_broken(self, row: DecisionRow, *, commit: bool, reason: str) -> str:
-        return f"replace {row.gid} {'committed' if commit else 'aborted'} {reason}"
+        old = " ".join(quote(text, safe="") for text in row.raw or ("", ""))
+        became = "committed" if commit else "aborted"
+        return f"replace {row.gid} {became} {participants_json(row.participants)} {old} {reason}"
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
         check_identity(await self._identity(session), name, domain)
@@ -289,9 +291,9 @@ class MemoryDialect:
         found = await self._identity(session)
         if found is not None:
             check_identity(found, name, domain)
-            return f"{name}: already installed, schema {found.schema_version}"
+            return f"already installed, schema {found.schema_version}"
         await session.command(f"install {name} {domain} {random} {SCHEMA_VERSION}")
-        return f"{name}: installed, schema {SCHEMA_VERSION}"
+        return f"installed, schema {SCHEMA_VERSION}"
 
     def ddl(self, name: str, domain: str) -> str:
         return f"install {name} {domain} by-hand {SCHEMA_VERSION}"

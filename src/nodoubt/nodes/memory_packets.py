@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from nodoubt.nodes.memory_database import MemoryDatabase
 from nodoubt.protocol.ids import parse_text
@@ -49,13 +50,6 @@ def _old_evidence(_: MemoryDatabase, before_gid: str, limit: str) -> Steps:
     return _change(select, BRANCH)
 
 
-def _replace(_: MemoryDatabase, gid: str, decision: str, *reason: str) -> Steps:
-    def change(rows: dict[str, Any]) -> None:
-        rows[gid] = [decision, "{}", False, rows[gid][3], " ".join(reason)]
-
-    return _change(change, DECISION)
-
-
 def _drop_evidence(database: MemoryDatabase, *gids: str) -> Steps:
     def change(rows: dict[str, Any]) -> None:
         for key in [key for key in rows if key.split(" ")[0] in gids]:
@@ -75,6 +69,17 @@ def _purge(database: MemoryDatabase, before_gid: str, retention_s: str, limit: s
         for gid in old:
             del rows[gid]
         return len(old)
+
+    return _change(change, DECISION)
+
+
+def _replace(
+    database: MemoryDatabase, gid: str, became: str, bound: str, old: str, participants: str, *why: str
+) -> Steps:
+    def change(rows: dict[str, Any]) -> None:
+        row = rows.get(gid)
+        if row is not None and row[:2] == [unquote(old), unquote(participants)]:
+            rows[gid] = [became, bound, False, row[3], " ".join(why)]
 
     return _change(change, DECISION)
 

@@ -40,6 +40,7 @@ class SqlNode:
         self.name = name
         self.kind = dialect.kind
         self.capabilities = dialect.capabilities
+        self.home_refusal = ""
         self.domain = domain
         self.dialect = dialect
         self._driver = driver
@@ -62,6 +63,9 @@ class SqlNode:
         except (ConnectionLost, StatementFailed) as error:
             session.abandon()
             raise NodeUnavailable(f"node {self.name!r} refused a new session: {error}") from error
+        except BaseException:
+            session.abandon()
+            raise
         finally:
             alarm.cancel()
         return session
@@ -77,7 +81,7 @@ class SqlNode:
             await session.close()
         if refusal:
             logger.warning("node %r cannot be home: %s", self.name, refusal)
-            self.capabilities = replace(self.capabilities, home=False)
+            self.home_refusal = refusal
 
     async def close(self) -> None:
         await self.pool.close()
@@ -88,8 +92,10 @@ class SqlNode:
             session, is_new = self.pool.at_hand() or await self.pool.take()
             if not self.capabilities.detached:
                 branch = replace(branch, session=session.token)
-            # The transaction's own deadline cannot cut a session that is not its branch's yet.
-            alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
+            # The deadline cannot cut a session that is not its branch's yet, and home may be opened when nobody interrupts.
+            wait_s = self._settings.connect_timeout_s
+            needs_alarm = is_home or not self._world.interrupts
+            alarm = self._world.later(wait_s, session.abandon) if needs_alarm else None
             try:
                 await session.command(self.dialect.begin(branch, read_only=read_only))
                 return SqlBranch(self, session, branch, is_home=is_home)
@@ -105,7 +111,8 @@ class SqlNode:
                     raise NodeUnavailable(f"node {self.name!r} refused to begin: {error}") from error
                 raise
             finally:
-                alarm.cancel()
+                if alarm is not None:
+                    alarm.cancel()
 
     async def _serve(self, what: str, step: Callable[[Session], Any]) -> Any:
         """Run a recovery step on a session of its own pool; anything but success discards the session."""

@@ -68,6 +68,7 @@ class SQLiteNode:
         self.name = name
         self.kind = "sqlite"
         self.capabilities = Capabilities(home=True, detached=False, concurrent=False)
+        self.home_refusal = ""
         self.domain = domain
         self.settings = settings
         self.world = world

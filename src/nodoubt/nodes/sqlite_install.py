@@ -43,11 +43,11 @@ def install(path: Path, name: str, domain: str, random: str) -> str:
         found = tables.identity(session)
         if found is not None:
             check_identity(found, name, domain)
-            return f"{name}: already installed, schema {found.schema_version}"
+            return f"already installed, schema {found.schema_version}"
         for statement in (*tables.TABLES, tables.identify(name, domain, f"'{random}'")):
             session.command(statement)
         session.command("COMMIT")
-        return f"{name}: installed, schema {SCHEMA_VERSION}"
+        return f"installed, schema {SCHEMA_VERSION}"
     finally:
         session.close()
 

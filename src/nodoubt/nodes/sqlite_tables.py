@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS nodoubt_decision (
 ) STRICT, WITHOUT ROWID""",
     """\
 CREATE INDEX IF NOT EXISTS nodoubt_decision_unfinished ON nodoubt_decision (gid)
-    WHERE complete = 0 AND decision = 'committed'""",
+    WHERE complete = 0 AND decision <> 'aborted'""",
     """\
 CREATE TABLE IF NOT EXISTS nodoubt_branch (
     gid text NOT NULL, branch integer NOT NULL, PRIMARY KEY (gid, branch)
@@ -119,8 +119,8 @@ def insert_tombstones(session: Session, gids: Sequence[str]) -> Mapping[str, Hom
 
 
 def unfinished(session: Session, limit: int) -> Sequence[DecisionRow]:
-    """Read committed decisions that are not complete, oldest first."""
-    rows = session.command(f"{_SELECT} WHERE complete = 0 AND decision = 'committed' ORDER BY gid LIMIT ?", limit)
+    """Read decisions that are neither complete nor aborted, oldest first; those that cannot be read, too."""
+    rows = session.command(f"{_SELECT} WHERE complete = 0 AND decision <> 'aborted' ORDER BY gid LIMIT ?", limit)
     return [decision_row(*row) for row in rows]
 
 

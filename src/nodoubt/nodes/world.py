@@ -35,6 +35,9 @@ class Alarm(Protocol):
 class World(Protocol):
     """The outside, handed in."""
 
+    #: Whether a transaction's deadline interrupts whatever its block waits for; threads can only be cut off.
+    interrupts: bool
+
     def now(self) -> float:
         """Seconds of a monotonic clock."""
 

@@ -57,14 +57,13 @@ class SetupClauses:
 
     @bare_clause
     async def test_a_node_says_what_it_is(self, h: Harness) -> None:
-        """Name and kind are told, and kept by opening; no capability appears by opening."""
+        """Name, kind and capabilities are told, and kept by opening."""
         await h.node().install()
         declared = h.node().capabilities
         node = await h.opened()
         equal(node.name, "here", "the name")
         check(node.kind, "no kind")
-        check(declared.home or not node.capabilities.home, "opening made it fit to be home")
-        equal(node.capabilities.detached, declared.detached, "detached")
+        equal(node.capabilities, declared, "the capabilities")
 
 
 async def _refused(node: Node, what: str) -> None:
