@@ -101,6 +101,12 @@ def test_settling_and_the_printed_page(tmp_path: Path, capsys: pytest.CaptureFix
     assert "of 1,500/s" in page
 
 
+def test_mariadb_beside_postgresql(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--scenario=postgresql+mariadb", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told["ratios"]["postgresql+mariadb"]) == {HAND_WRITTEN, TWO_COMMITS}
+
+
 async def test_the_peers_on_mariadb_do_their_work() -> None:
     peers = (contestants.HandWritten, contestants.Unprotected)
     race = Race(name="peers", kinds=("postgresql", "mariadb"), contestants=peers)
