@@ -84,8 +84,8 @@ class SqlBranch:
         try:
             tag = await session.command(dialect.prepare(self._id))
         except StatementFailed as failure:
-            # Where a prepared branch hangs on its session, "no" takes a rollback that was answered.
-            if not await self._undo(session) and not dialect.capabilities.detached:
+            # "No" takes a rollback that was answered: anything else may have been prepared all the same.
+            if not await self._undo(session):
                 return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r}: {failure}", error=failure.__cause__)
             return self._no(failure)
         except ConnectionLost as lost:
