@@ -106,7 +106,7 @@ def _lines(judged: Sequence[_Judged], broken: int, level: Level) -> Iterator[str
         holding = [other.value for other in Level if verdict.holds(other)]
         yield f"{one.name}: {level} {'does not hold' if against else 'holds'}"
         yield f"  {verdict.model} transactions: {verdict.ok} ok, {verdict.failed} failed, {verdict.unknown} unknown"
-        yield f"  what holds: {', '.join(holding) or 'no level'}"
+        yield f"  what holds: {'every level' if len(holding) == len(Level) else ', '.join(holding) or 'no level'}"
         for anomaly in verdict.anomalies:
             if anomaly not in against:
                 yield f"  it allows {anomaly.name}, which is there; {anomaly.forbidden_by[0]} would not"

@@ -1,7 +1,7 @@
 """The history checker: which isolation levels a recorded history of transactions contradicts, and how.
 
-Read ``levels.py`` (names), ``history.py`` (ops to transactions), ``evidence.py`` with ``lists.py`` and ``registers.py`` (what the
-reads prove), ``graph.py``, ``shapes.py`` and ``cycles.py`` (contradictions), ``verdict.py`` (the result), ``files.py`` (recordings).
+Read ``levels.py`` (names), ``history.py`` (ops to transactions), ``evidence.py``, ``lists.py`` and ``registers.py`` (what reads
+prove), ``graph.py``, ``shapes.py`` and ``cycles.py`` (contradictions), ``verdict.py`` (the result), ``files.py`` (recordings).
 Knows nothing of databases and of the rest of nodoubt: it judges what was seen from outside.
 """
 

@@ -113,7 +113,7 @@ class _Search:
         raise InvariantBroken(f"there is a cycle at {level}, and no way leads along it")
 
     def _ways(self, level: Level, shape: Shape, steps: int) -> _Ways:
-        if GROUNDS[level].form == REALTIME:
+        if GROUNDS[level].in_real_time:
             return _Ways(self._graph, shape, self._earliest, self._graph.begin, steps)
         outside = bytearray(b"\1") * len(self._graph.begin)
         for number in self.tangles[level]:
@@ -149,6 +149,7 @@ class _Ways:
         limit = 1 if self._begin is None else self._begin[start]
         came: _Came = {(start, 0): None}
         frontier = [(start, 0)]
+        self.was_cut = False
         for _ in range(reach if self._begin is None else reach - 1):
             reached = []
             for place in frontier:
@@ -161,7 +162,6 @@ class _Ways:
                         came[after] = place, kind
                         reached.append(after)
             if not reached or self.steps <= 0:
-                self.was_cut = False
                 return None
             frontier = reached
         self.was_cut = True

@@ -93,7 +93,9 @@ class Evidence(ABC):
             return
         self.graph.edges[WR][writer].append(reader)
         if (key, value) in self.drafts:
-            words = f"T{reader} read {show(value)} in {show_key(key)} as the last, which T{writer} wrote on its way to another value"
+            words = (
+                f"T{reader} read {show(value)} in {show_key(key)}, which T{writer} wrote on its way to another value"
+            )
             self.find("G1b", [writer, reader], words)
 
     def lose(self, key: Hashable, updaters: Sequence[int]) -> None:

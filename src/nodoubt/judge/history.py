@@ -7,10 +7,10 @@ entry per transaction, in the order of invocation: a transaction is its number.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from nodoubt.errors import ConfigError
 
@@ -116,32 +116,28 @@ def _model(values: Iterable[Any]) -> Model:
 
 def _checked(history: History, number: int, ops: Any) -> Sequence[Op]:
     """The ops of one transaction. Raises ConfigError for what its model does not know."""
-    lists = history.model == "list-append"
-    write = "append" if lists else "w"
     blank = False
-    try:
-        for function, key, value in ops:
-            if function == "r":
-                if value is None:
-                    blank = True
-                elif lists:
-                    if type(value) is not list and type(value) is not tuple:
-                        raise ValueError(f"a read of {key!r} returns {value!r}, not a list or null")
-                else:
-                    hash(value)
-            elif function != write:
-                raise ValueError(f"{function!r} is not an op of a {history.model} history")
-            elif value is None:
-                raise ValueError(f"null is written to {key!r}")
-            else:
-                hash(value)
+    complaint = "" if isinstance(ops, list | tuple) else "its value is no list of ops"
+    for op in () if complaint else ops:
+        try:
+            function, key, value = op
             hash(key)
-    except (TypeError, ValueError) as error:
-        raise history.refuse(
-            history.begin[number],
-            f"process {history.process[number]}: {error}",
-            "a transaction is a list of [function, key, value]",
-        ) from None
+        except (TypeError, ValueError):
+            complaint = f"{op!r} is not [function, key, value]"
+            break
+        if function == "r":
+            if value is None:
+                blank = True
+            elif history.model == "list-append" and not isinstance(value, list | tuple):
+                complaint = f"a read of {key!r} gives {value!r}, not a list or null"
+            elif history.model == "rw-register" and not isinstance(value, Hashable):
+                complaint = f"a read of {key!r} gives {value!r}, not a single value or null"
+        elif not isinstance(function, str) or WRITES.get(function) != history.model:
+            complaint = f"{function!r} is no function of a {history.model} history"
+        elif value is None or not isinstance(value, Hashable):
+            complaint = f"{value!r} is written to {key!r}; a number or a string would do"
+    if complaint:
+        raise history.refuse(history.begin[number], f"process {history.process[number]!r}: {complaint}")
     if blank and history.ending[number] == Ending.UNKNOWN:
         return [op for op in ops if op[0] != "r" or op[2] is not None]
-    return ops  # type: ignore[no-any-return]
+    return cast(Sequence[Op], ops)

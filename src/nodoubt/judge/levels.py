@@ -1,8 +1,8 @@
 """The eight isolation levels, the anomalies, and which level forbids which.
 
-Lives here: names and one table. They are those of Adya ("Weak Consistency", 1999), of Daudjee and Salem ("Lazy Database Replication
-with Snapshot Isolation", 2006), of Cerone, Bernardi and Gotsman ("A Framework for Transactional Consistency Models with Atomic
-Visibility", 2015) and of Kingsbury and Alvaro ("Elle: Inferring Isolation Anomalies from Experimental Observations", 2020).
+Lives here: names and one table. Sources: Adya ("Weak Consistency", 1999); Daudjee and Salem ("Lazy Database Replication with
+Snapshot Isolation", 2006); Cerone, Bernardi and Gotsman ("A Framework for Transactional Consistency Models with Atomic
+Visibility", 2015); Kingsbury and Alvaro ("Elle: Inferring Isolation Anomalies from Experimental Observations", 2020).
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ _FORBIDDEN_BY: Final = {
     "G2-item": _SERIALIZABLE,
 }
 
-# In a session, and in real time, even the gravest cycle is forbidden by no level that promises nothing of either; a cycle through
-# one process is one in real time as well.
+# A level that promises nothing of sessions or of real time allows even the gravest cycle through them. What came before in one
+# process came before in real time as well.
 FORBIDDEN_BY: Final[dict[str, frozenset[Level]]] = {
     **_FORBIDDEN_BY,
     **{f"{name}{PROCESS_FORM}": _FORBIDDEN_BY[name] & _SESSION for name in CYCLES},

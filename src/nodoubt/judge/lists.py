@@ -133,7 +133,7 @@ class ListAppend(Evidence):
             self.sees(reader, key, value)
         if len(set(seen)) < len(seen):
             self._repeat(reader, key, next(value for place, value in enumerate(seen) if value in seen[:place]))
-        words = f"T{reader} read {show_key(key)} = {show(seen)}, others {show(versions.order)}: neither is a beginning of the other"
+        words = f"T{reader} read {show_key(key)} = {show(seen)}, others {show(versions.order)}: none is a beginning of the other"
         self.find("incompatible-order", [reader], words)
 
     def _repeat(self, reader: int, key: Hashable, value: Hashable) -> None:

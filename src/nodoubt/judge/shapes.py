@@ -46,12 +46,13 @@ class Shape:
     moves: tuple[dict[int, int], ...]
     ends: frozenset[int]
 
-    def with_process(self, *, first: bool) -> Shape:
-        """The same with edges of process order wherever there may be ww edges; ``first``: and one at the beginning."""
-        more = int(first)
-        moves = [{kind: state + more for kind, state in of_state.items()} for of_state in self.moves]
-        moves = [{**of_state, PROCESS: of_state[WW]} if WW in of_state else of_state for of_state in moves]
-        return Shape(({PROCESS: 1},) * more + tuple(moves), frozenset(state + more for state in self.ends))
+    def behind_process(self) -> Shape:
+        """The same behind an edge of process order, and with more of them wherever there may be ww edges."""
+        moves: list[dict[int, int]] = [{PROCESS: 1}]
+        for of_state in self.moves:
+            later = {kind: state + 1 for kind, state in of_state.items()}
+            moves.append({**later, PROCESS: later[WW]})
+        return Shape(tuple(moves), frozenset(state + 1 for state in self.ends))
 
 
 def _shape(*moves: dict[int, int], ends: Iterable[int]) -> Shape:
@@ -85,23 +86,22 @@ _BETWEEN: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """The graph that a level keeps free of cycles.
+    """The graph that a level keeps free of cycles: edges of these kinds, and of real time.
 
-    ``form`` is None, PROCESS or REALTIME. ``split``: two rw edges in a row are no way (snapshot isolation).
+    ``split``: two rw edges in a row are no way (snapshot isolation).
     """
 
     kinds: tuple[int, ...]
     split: bool = False
-    form: int | None = None
+    in_real_time: bool = False
 
     @property
     def shape(self) -> Shape:
-        """Any cycle in it."""
-        if self.split:
-            shape = _shape({**_seen(0), RW: 1}, _seen(0), ends=[0] if self.form != REALTIME else [0, 1])
-        else:
-            shape = _shape(dict.fromkeys(self.kinds, 0), ends=[0])
-        return shape.with_process(first=False) if self.form == PROCESS else shape
+        """Any cycle in it, turned so that it ends with the edge of real time; without one, not with an rw edge if it is split."""
+        if not self.split:
+            return _shape(dict.fromkeys(self.kinds, 0), ends=[0])
+        others = {kind: 0 for kind in self.kinds if kind != RW}
+        return _shape({**others, RW: 1}, others, ends=[0, 1] if self.in_real_time else [0])
 
 
 _DEPENDENCIES = (WW, WR, RW)
@@ -109,14 +109,14 @@ GROUNDS: Final = {
     Level.READ_UNCOMMITTED: Ground((WW,)),
     Level.READ_COMMITTED: Ground((WW, WR)),
     Level.SNAPSHOT_ISOLATION: Ground(_DEPENDENCIES, split=True),
-    Level.STRONG_SESSION_SNAPSHOT_ISOLATION: Ground(_DEPENDENCIES, split=True, form=PROCESS),
-    Level.STRONG_SNAPSHOT_ISOLATION: Ground(_DEPENDENCIES, split=True, form=REALTIME),
+    Level.STRONG_SESSION_SNAPSHOT_ISOLATION: Ground((*_DEPENDENCIES, PROCESS), split=True),
+    Level.STRONG_SNAPSHOT_ISOLATION: Ground(_DEPENDENCIES, split=True, in_real_time=True),
     Level.SERIALIZABLE: Ground(_DEPENDENCIES),
-    Level.STRONG_SESSION_SERIALIZABLE: Ground(_DEPENDENCIES, form=PROCESS),
-    Level.STRICT_SERIALIZABLE: Ground(_DEPENDENCIES, form=REALTIME),
+    Level.STRONG_SESSION_SERIALIZABLE: Ground((*_DEPENDENCIES, PROCESS)),
+    Level.STRICT_SERIALIZABLE: Ground(_DEPENDENCIES, in_real_time=True),
 }
 
-_PROCESS_SHAPES = {name: shape.with_process(first=True) for name, shape in _BETWEEN.items()}
+_PROCESS_SHAPES = {name: shape.behind_process() for name, shape in _BETWEEN.items()}
 _SNAPSHOTS, _SERIAL = Level.SNAPSHOT_ISOLATION, Level.SERIALIZABLE
 _SESSIONS = (Level.STRONG_SESSION_SNAPSHOT_ISOLATION,) * 4 + (Level.STRONG_SESSION_SERIALIZABLE,)
 _STRONG = (Level.STRONG_SNAPSHOT_ISOLATION,) * 4 + (Level.STRICT_SERIALIZABLE,)
