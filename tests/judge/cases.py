@@ -47,6 +47,12 @@ PLAIN = [
         "G1a dirty-update",
         RU,
     ),
+    case(
+        "read skew across an abort",
+        record("A( F( B( C( D( A) F! B) C) D)", {"A": "ax1", "F": "ax2", "B": "ax3 ay1", "C": "rx1 ry1", "D": "rx123"}),
+        "G1a dirty-update G-single",
+        RU,
+    ),
     case("intermediate read", together({"A": "ax1 ax2", "B": "rx1"}), "G1b G-single", RU),
     case("circle of reads", together({"A": "ax1 ry1", "B": "ay1 rx1"}), "G1c", RU),
     case("circle of a read and a write", together({"A": "ax1 ry1", "B": "ax2 ay1", "C": "rx12"}), "G1c", RU),
@@ -160,6 +166,7 @@ FINE = [
     case("one by one", record("A( A) B( B) C( C)", {"A": "ax1", "B": "rx1 ax2", "C": "rx12"}), "", ALL),
     case("overlapping", record("A( B( B) A)", {"A": "ax1 ay1", "B": "rx ry"}), "", ALL),
     case("own writes read", together({"A": "ax1 rx1 ax2 rx12", "B": "rx12"}), "", ALL),
+    case("own write in front of another's that is not seen", together({"A": "rx ax1", "B": "ax2"}), "", ALL),
     case("nothing read", together({"A": "ax1", "B": "ax2"}), "", ALL),
     case("nothing written", together({"A": "rx", "B": "ry"}), "", ALL),
 ]

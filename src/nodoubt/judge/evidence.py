@@ -7,10 +7,11 @@ follow from the order within a process. ``lists.py`` and ``registers.py`` add wh
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from nodoubt.judge.graph import PROCESS, WR, Graph
+from nodoubt.errors import InvariantBroken
+from nodoubt.judge.graph import KINDS, PROCESS, WR, Graph
 from nodoubt.judge.history import NEVER, Ending, History
 from nodoubt.judge.show import show, show_key
 
@@ -55,8 +56,14 @@ class Evidence(ABC):
         """Add the edges that follow from all reads together."""
 
     @abstractmethod
+    def reasons(self, kind: int, before: int, after: int) -> Iterator[str]:
+        """Say, in a sentence each, which versions make an edge of kind ww, wr or rw."""
+
     def why(self, kind: int, before: int, after: int) -> str:
-        """Say, in a sentence, which versions make an edge of kind ww, wr or rw."""
+        """The first of an edge's reasons."""
+        for reason in self.reasons(kind, before, after):
+            return reason
+        raise InvariantBroken(f"nothing says why T{before} comes before T{after} ({KINDS[kind]})")
 
     def has_committed(self, number: int) -> bool:
         """Whether a transaction is known to have committed."""

@@ -183,11 +183,8 @@ class ListAppend(Evidence):
         """Who read one of the versions that lack the element at a place, and nothing that lacks an earlier one."""
         return [reader for version in lacking(since, place) for reader in versions.readers.get(version, ())]
 
-    def why(self, kind: int, before: int, after: int) -> str:
+    def reasons(self, kind: int, before: int, after: int) -> Iterator[str]:
         """See Evidence."""
-        return next(self._reasons(kind, before, after))
-
-    def _reasons(self, kind: int, before: int, after: int) -> Iterator[str]:
         for function, key, value in self.history.ops[after]:
             versions = self._versions[key]
             if kind == WR and function == "r" and value and self.writer(key, value[-1]) == before:

@@ -9,7 +9,7 @@ joins, so there are no ww edges, and nothing here speaks against read-uncommitte
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 from nodoubt.judge.evidence import Evidence
 from nodoubt.judge.graph import WR
@@ -63,7 +63,7 @@ class Registers(Evidence):
             return self._updaters.get(version, ())
         return list(dict.fromkeys(filter(self.has_committed, self.writers.get(key, {}).values())))
 
-    def why(self, kind: int, before: int, after: int) -> str:
+    def reasons(self, kind: int, before: int, after: int) -> Iterator[str]:
         """See Evidence."""
         history = self.history
         for function, key, value in history.ops[before if kind == WR else after]:
@@ -73,7 +73,6 @@ class Registers(Evidence):
                 if other != "r" or other_key != key:
                     continue
                 if kind == WR and seen == value:
-                    return f"T{after} read {show_key(key)} = {show(value)}, which T{before} wrote"
+                    yield f"T{after} read {show_key(key)} = {show(value)}, which T{before} wrote"
                 if kind != WR and after in self._overwriters((key, seen)):
-                    return f"T{before} read {show_key(key)} = {show(seen)}, and T{after} wrote {show(value)} over it"
-        raise AssertionError
+                    yield f"T{before} read {show_key(key)} = {show(seen)}, and T{after} wrote {show(value)} over it"
