@@ -21,7 +21,7 @@ FUNCTION_LINES_MAX = 60
 # What a part of the package may import besides itself: all parts of lower levels, none beside it on its own level.
 LEVELS = (
     ("errors",),
-    ("protocol",),
+    ("protocol", "judge"),
     ("journal",),  # the promise of a SQLite node, so below it
     ("nodes",),
     ("engine",),
