@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -157,6 +157,13 @@ def settle_restarted(nodes: Mapping[str, str]) -> None:
     assert victim.hear("settled")
     assert victim.end() == 0
     assert victim.said["waiting"] == 0
+
+
+async def purge(nodes: Mapping[str, str]) -> None:
+    """Delete all that is complete, however young: evidence too, where marking a decision complete was interrupted."""
+    async with AsyncTransactionManager.open(dict(nodes), domain=DOMAIN, settle=False) as tm:
+        tm.engine.settings = replace(tm.engine.settings, retention_s=0)
+        await tm.engine.purge()
 
 
 def check(nodes: Mapping[str, str], names: Sequence[str], identifier: int, gid: str, told: str | None) -> str:

@@ -15,9 +15,11 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from nodoubt import AsyncTransactionManager, NodoubtError
+from nodoubt import AsyncTransactionManager, NodoubtError, Outcome
+from nodoubt.engine.asynchronous import AsyncTransaction
 from nodoubt.nodes.aiomysql_driver import AiomysqlSession
 from nodoubt.nodes.asyncpg_driver import AsyncpgSession
 
@@ -50,6 +52,9 @@ class Fuse:
     def watch(self, moment: str, gid: str, message: object) -> None:
         self.moment(f"{moment} {type(message).__name__}")
 
+    async def reach(self, name: str) -> None:
+        self.moment(name)
+
     def moment(self, name: str) -> None:
         self.seen[name] += 1
         if f"{name} {self.seen[name]}" == self.point:
@@ -77,23 +82,39 @@ class Fuse:
         session.command = send_only
 
 
-async def work(tm: AsyncTransactionManager, spec: dict[str, Any], fuse: Fuse) -> None:
-    insert = f"INSERT INTO work VALUES ({spec['id']})"
-    async with tm.transaction(home=spec["nodes_in_order"][0], timeout=30) as tx:
-        say(gid=tx.gid)
-        fuse.moment("begun")
-        for name in spec["nodes_in_order"]:
-            connection = await tx.on(name)
-            fuse.moment("opened")
-            await run(connection, insert)
-        fuse.moment("worked")
-        match spec["end"]:
-            case "raise":
-                raise LookupError("the block gives up")
-            case "refuse":
-                # A statement fails in the last branch and the block does not care: the vote must be no.
-                with contextlib.suppress(Exception):
-                    await run(connection, insert)
+async def attempt(
+    tm: AsyncTransactionManager,
+    names: Sequence[str],
+    end: str,
+    identifier: int,
+    *,
+    begun: Callable[[AsyncTransaction], object],
+    reach: Callable[[str], Awaitable[None]],
+    timeout_s: float = 30,
+) -> Outcome:
+    """Run one transaction that is to end in this way; returns what its caller is told."""
+    insert = f"INSERT INTO work VALUES ({identifier})"
+    try:
+        async with tm.transaction(home=names[0], timeout=timeout_s) as tx:
+            begun(tx)
+            await reach("begun")
+            for name in names:
+                connection = await tx.on(name)
+                await reach("opened")
+                await run(connection, insert)
+            await reach("worked")
+            match end:
+                case "raise":
+                    raise LookupError("the block gives up")
+                case "refuse":
+                    # A statement fails in the last branch and the block does not care: the vote must be no.
+                    with contextlib.suppress(Exception):
+                        await run(connection, insert)
+    except NodoubtError as error:
+        return error.outcome or Outcome(state="aborted")
+    except LookupError:
+        pass
+    return tx.outcome
 
 
 async def run(connection: Any, sql: str) -> None:
@@ -120,13 +141,15 @@ async def main(spec: dict[str, Any]) -> None:
                     break
             say(settled=report.settled, waiting=len(report.waiting))
             return
-        try:
-            await work(tm, spec, fuse)
-            say(told="committed")
-        except NodoubtError as error:
-            say(told=error.outcome.state if error.outcome else "aborted", error=str(error))
-        except LookupError:
-            say(told="aborted")
+        outcome = await attempt(
+            tm,
+            spec["nodes_in_order"],
+            spec["end"],
+            spec["id"],
+            begun=lambda tx: say(gid=tx.gid),
+            reach=fuse.reach,
+        )
+        say(told=outcome.state, strays=outcome.strays)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ class Proxy:
         self._faults = {(fault.statement, fault.number): fault for fault in schedule.faults}
         self._seen: Counter[Statement] = Counter()
         self._struck: list[Fault] = []
+        #: Held here for as long as they run: a loop alone does not keep its tasks from being collected.
+        self._lines: set[asyncio.Task[None]] = set()
         self._news = threading.Condition()
         self._delayed: list[asyncio.Event] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -80,6 +82,12 @@ class Proxy:
             if not self._news.wait_for(lambda: len(self._struck) >= count, timeout_s):
                 raise TimeoutError(f"{count} faults were expected; seen: {dict(self._seen)}, struck: {self._struck}")
 
+    def wait_idle(self, timeout_s: float = PATIENCE_S) -> None:
+        """Block until no connection is left: all that clients sent before they went away is done. Raises TimeoutError."""
+        with self._news:
+            if not self._news.wait_for(lambda: not self._lines, timeout_s):
+                raise TimeoutError(f"{len(self._lines)} connections are still open")
+
     def release(self) -> None:
         """Let everything go on that is delayed now."""
         self._loop.call_soon_threadsafe(self._let_go)
@@ -101,7 +109,7 @@ class Proxy:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connect, sock=self._listener)
+        server = await asyncio.start_server(self._accept, sock=self._listener)
         await self._stopping.wait()
         server.close()
 
@@ -109,6 +117,17 @@ class Proxy:
         for delayed in self._delayed:
             delayed.set()
         self._delayed.clear()
+
+    def _accept(self, reader: StreamReader, writer: StreamWriter) -> None:
+        task = asyncio.create_task(self._connect(reader, writer))
+        with self._news:
+            self._lines.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        with self._news:
+            self._lines.remove(task)
+            self._news.notify_all()
 
     async def _connect(self, reader: StreamReader, writer: StreamWriter) -> None:
         try:
@@ -129,8 +148,9 @@ class Proxy:
         """Client to server, until either ends or a fault ends it."""
         _, server = line.server
         with contextlib.suppress(ConnectionError):
+            requests = self._requests(*line.client)
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-                async for request in self._requests(*line.client):
+                async for request in requests:
                     fault = self._fault_for(request)
                     if fault is None:
                         server.write(request.data)

@@ -30,9 +30,10 @@ _PATTERNS: Final[Mapping[Statement, str]] = {
     Statement.DECIDE: r"\bEXECUTE nodoubt_decide\b|(?<!AS )\bINSERT INTO \S*nodoubt[._]decision\b.*'committed'",
     Statement.COMMIT_BRANCH: r"\bCOMMIT PREPARED\b|\bXA COMMIT\b",
     Statement.ROLLBACK_BRANCH: r"\bROLLBACK PREPARED\b|\bXA ROLLBACK\b",
-    Statement.PROBE: r"\bINSERT INTO \S*nodoubt[._]decision\b.*'aborted'",
+    # Not what only tries out its privileges and is rolled back.
+    Statement.PROBE: r"^(?!.*\bROLLBACK$).*\bINSERT INTO \S*nodoubt[._]decision\b.*'aborted'",
     Statement.COMPLETE: r"\bUPDATE \S*nodoubt[._]decision SET complete\b",
-    Statement.PURGE: r"\bDELETE FROM \S*nodoubt[._]decision\b",
+    Statement.PURGE: r"^(?!.*\bROLLBACK$).*\bDELETE FROM \S*nodoubt[._]decision\b",
     Statement.COMMIT: r"\bCOMMIT\b",
 }
 _TEXTS: Final = {
