@@ -129,37 +129,49 @@ def _at_participant(truth: Truth, node: int, verb: str) -> tuple[Truth, str]:
     raise AssertionError(verb)
 
 
+class Fault(StrEnum):
+    """What may go wrong. Pauses need no name: whoever is not stepped is paused."""
+
+    LOSS = "a connection breaks before a packet arrives, or before its answer"
+    LATENESS = "a packet arrives after its sender has given up"
+    COPIES = "a packet of recovery arrives again"
+    REFUSAL = "a branch is refused with an error, or rolled back with the wrong tag as the only sign"
+    BUSY = "a probe meets a committer"
+    CRASH = "a process is killed"
+
+
+ALL_FAULTS = frozenset(Fault)
+
+
 class Effect(NamedTuple):
-    """One way in which a call can end: what is true then, its answer, how it came, and whether something went wrong.
+    """One way in which a call can end: what is true then, its answer, how it came, and what went wrong.
 
     ``lingers``: a copy of the packet is still on its way.
     """
 
     truth: Truth
     answer: str
-    how: str
-    fault: bool = True
+    how: str = ""
+    fault: Fault | None = None
     lingers: bool = False
 
 
 def effects(truth: Truth, node: int, verb: str) -> Iterator[Effect]:
     """Every way in which a call can end."""
     after, answer = carry_out(truth, node, verb)
-    yield Effect(after, answer, "", fault=answer == LOST)
-    if verb == "begin" or is_fixed(node, verb):
-        return
+    yield Effect(after, answer)
     if verb in OF_BRANCHES:
         yield from _of_branch(truth, after, node, verb)
         return
-    yield Effect(truth, LOST, "the connection breaks before it arrives")
+    yield Effect(truth, LOST, "the connection breaks before it arrives", Fault.LOSS)
     if verb in CHANGING:
-        yield Effect(after, LOST, "carried out, but its answer is lost")
-        yield Effect(truth, LOST, "no answer; it is still on its way", lingers=True)
-        yield Effect(after, answer, "and a copy of it is still on its way", lingers=True)
+        yield Effect(after, LOST, "carried out, but its answer is lost", Fault.LOSS)
+        yield Effect(truth, LOST, "no answer; it is still on its way", Fault.LATENESS, lingers=True)
+        yield Effect(after, answer, "and a copy of it is still on its way", Fault.COPIES, lingers=True)
     if verb == "probe" and not truth.row and truth.home is not Home.OVER:
-        yield Effect(truth, "busy", "the committer holds the key")
+        yield Effect(truth, "busy", "the committer holds the key", Fault.BUSY)
     if verb == "purge" and after != truth:
-        yield Effect(truth, "no", "nothing is old enough", fault=False)
+        yield Effect(truth, "no", "nothing is old enough")
 
 
 def is_fixed(node: int, verb: str) -> bool:
@@ -169,15 +181,15 @@ def is_fixed(node: int, verb: str) -> bool:
 
 def _of_branch(truth: Truth, after: Truth, node: int, verb: str) -> Iterator[Effect]:
     over = closed(truth, node)
-    yield Effect(over, LOST, "the session ends before it arrives")
+    yield Effect(over, LOST, "the session ends before it arrives", Fault.LOSS)
     if verb == "undo":
-        yield Effect(truth, LOST, "no answer, and the session goes on")
+        yield Effect(truth, LOST, "no answer, and the session goes on", Fault.LOSS)
         return
     if over != truth:
-        yield Effect(after, LOST, "carried out, but its answer is lost")
-        yield Effect(late(truth, node), LOST, "no answer; it is still on its way")
-        yield Effect(over, "refused", "the database answers with an error")
-        yield Effect(over, "ROLLBACK", "the database rolls back, and says so in the tag alone")
+        yield Effect(after, LOST, "carried out, but its answer is lost", Fault.LOSS)
+        yield Effect(late(truth, node), LOST, "no answer; it is still on its way", Fault.LATENESS)
+        yield Effect(over, "refused", "the database answers with an error", Fault.REFUSAL)
+        yield Effect(over, "ROLLBACK", "the database rolls back, and says so in the tag alone", Fault.REFUSAL)
 
 
 def closed(truth: Truth, node: int) -> Truth:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nodoubt.prove import databases, invariants
-from nodoubt.prove.databases import CHANGING, Truth, begun
+from nodoubt.prove.databases import ALL_FAULTS, CHANGING, Fault, Truth, begun
 from nodoubt.prove.locals import IDLE, Locals
 
 State = tuple[int, ...]
@@ -31,7 +31,7 @@ class Move(NamedTuple):
     verb: str
     how: str
     answer: str = ""
-    fault: bool = False
+    fault: Fault | None = None
     lingers: int = 0
     wrong: str = ""
 
@@ -63,11 +63,18 @@ class Findings:
 
 
 class World:
-    """The moves of a world of one owner, some settlers, and a transaction of some branches, home's included."""
+    """The moves of a world of one owner, some settlers, and a transaction of some branches, home's included.
 
-    def __init__(self, branches: int, settlers: int) -> None:
+    ``sleepers``: a settler may stop in the middle of a round for longer than the retention.
+    """
+
+    def __init__(
+        self, branches: int, settlers: int, faults: frozenset[Fault] = ALL_FAULTS, *, sleepers: bool = False
+    ) -> None:
         self.branches = branches
         self.settlers = settlers
+        self.faults = faults
+        self.sleepers = sleepers
         self.locals = Locals(branches)
         self.truths: list[Truth] = []
         self._truth_numbers: dict[Truth, int] = {}
@@ -106,14 +113,25 @@ class World:
         for index, settler in enumerate(settlers):
             before, behind = settlers[:index], settlers[index + 1 :]
             for move in self._moves(truth, settler):
-                if not (move.lingers and packet):
+                if not (move.lingers and packet) and self._may(move, state):
                     after = (move.truth, owner, move.lingers or packet, *before, move.local, *behind)
                     yield Step(f"settler {index + 1}", move, after)
         for move in self._surprises(truth):
             yield Step("databases", move, (move.truth, *state[1:]))
         if packet:
             for move in self._arrivals(truth, packet):
-                yield Step("network", move, (move.truth, owner, move.lingers, *settlers))
+                if self._may(move, state):
+                    yield Step("network", move, (move.truth, owner, move.lingers, *settlers))
+
+    def _may(self, move: Move, state: State) -> bool:
+        """Assumed: between decision and answer nobody sleeps for longer than the retention; nor, if it is not said that
+        they may, do settlers in the middle of a round.
+        """
+        if move.verb != "purge" or self.truths[state[0]].row != "complete" or move.truth == state[0]:
+            return True
+        owner = self.locals[state[1]]
+        awake = self.sleepers or all(self.locals.program(settler) != "settle" for settler in state[3:] if settler)
+        return awake and (bool(owner.told) or owner.ended)
 
     def wrong(self, state: State) -> str:
         """The invariant that a state breaks, if it breaks one."""
@@ -139,7 +157,8 @@ class World:
     def _moves(self, truth: int, local: int) -> list[Move]:
         key = (truth, local)
         if key not in self._of_process:
-            self._of_process[key] = list(self._process_moves(truth, local))
+            moves = self._process_moves(truth, local)
+            self._of_process[key] = [m for m in moves if m.fault is None or m.fault in self.faults]
         return self._of_process[key]
 
     def _process_moves(self, number: int, local: int) -> Iterator[Move]:
@@ -160,11 +179,11 @@ class World:
                 crashed = databases.late(crashed, node)
         if waiting:
             gone, left = self.locals.crashed(local), self._number(crashed)
-            yield Move(left, gone, 0, "crash", "", fault=True)
+            yield Move(left, gone, 0, "crash", "", fault=Fault.CRASH)
             for _, (relative, verb) in waiting:
-                if verb in CHANGING:
+                if verb in CHANGING and Fault.LATENESS in self.faults:
                     packet = self.packets.index((self.locals.place(local, relative), verb))
-                    yield Move(left, gone, *self.packets[packet], "crash, with this on its way", "", True, packet)
+                    yield Move(left, gone, *self.packets[packet], "crash, with this on its way", "", Fault.CRASH, packet)
 
     def _surprises(self, number: int) -> list[Move]:
         if number not in self._of_databases:
@@ -182,11 +201,13 @@ class World:
             after = databases.carry_out(truth, node, verb)[0]
             wrong = next(invariants.broken_by(truth, after), "")
             here = self._number(after)
-            self._of_network[key] = [
+            self._of_network[key] = moves = [
                 Move(number, 0, node, verb, "is lost for good"),
                 Move(here, 0, node, verb, "arrives late", wrong=wrong),
-                Move(here, 0, node, verb, "arrives late, and will once more", fault=True, lingers=packet, wrong=wrong),
             ]
+            if Fault.COPIES in self.faults:
+                how = "arrives late, and will once more"
+                moves.append(Move(here, 0, node, verb, how, fault=Fault.COPIES, lingers=packet, wrong=wrong))
         return self._of_network[key]
 
 
@@ -223,7 +244,7 @@ def explore(world: World, progress: Callable[[Findings], None] = lambda findings
                 findings.wrong = wrong
                 findings.trail = [*_trail(states, parents, index), after]
                 break
-            if not step.move.fault:
+            if step.move.fault is None:
                 healing.extend((index, number))
         index += 1
     findings.states = len(states)

@@ -35,6 +35,10 @@ class Locals:
         """Which database a process means by a node."""
         return 3 - node if number & 1 and node and self._branches > 2 else node
 
+    def program(self, number: int) -> str:
+        """What a process is running."""
+        return self._answers[number >> 1][0]
+
     def start(self, program: str) -> int:
         """A process at its first call whose answer matters."""
         return self._reached(program, {})
@@ -42,7 +46,8 @@ class Locals:
     def after(self, number: int, call: CallId, answer: str) -> int:
         """Where an answer takes a process."""
         program, answers = self._answers[number >> 1]
-        return self._reached(program, {**answers, call: answer}) | number & 1
+        reached = self._reached(program, {**answers, call: answer})
+        return reached if reached == IDLE else reached | number & 1
 
     def crashed(self, number: int) -> int:
         """What is left of a process: a settler is started again, an owner is not; what its caller was told was told."""
