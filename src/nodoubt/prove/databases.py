@@ -31,6 +31,7 @@ class Part(StrEnum):
 
     OPEN = "open"
     LATE = "its PREPARE is on its way"
+    HELD = "prepared, attached to its session"
     PREPARED = "prepared"
     COMMITTED = "committed"
     CLEARED = "committed, its evidence dropped"
@@ -38,12 +39,16 @@ class Part(StrEnum):
 
 
 class Truth(NamedTuple):
-    """All databases at one moment. ``row`` is what home's table holds, ``decided`` what it held first; "" is none."""
+    """All databases at one moment. ``row`` is what home's table holds, ``decided`` what it held first; "" is none.
+
+    ``attached``: a prepared branch belongs to its session until that ends, as on MariaDB; on PostgreSQL it is free.
+    """
 
     row: str
     decided: str
     home: Home
     parts: tuple[Part, ...]
+    attached: bool = False
 
     def part(self, node: int) -> Part:
         return self.parts[node - 1]
@@ -59,15 +64,19 @@ class Truth(NamedTuple):
         return self._replace(parts=(self.parts[1], self.parts[0], *self.parts[2:])) if self.parts[1:] else self
 
 
-def begun(branches: int) -> Truth:
+def begun(branches: int, *, attached: bool = False) -> Truth:
     """A transaction whose work is done and whose commit was not asked for yet."""
-    return Truth("", "", Home.OPEN, (Part.OPEN,) * (branches - 1))
+    return Truth("", "", Home.OPEN, (Part.OPEN,) * (branches - 1), attached)
 
 
 #: Verbs of sessions that carry a branch: their packets cannot arrive twice, nor after the session has ended.
 OF_BRANCHES = frozenset({"begin", "prepare", "decide", "undo"})
 #: Verbs that change something when they arrive late.
-CHANGING = frozenset({"probe", "commit", "roll back", "complete", "drop evidence", "purge"})
+CHANGING = frozenset(
+    {"probe", "commit", "roll back", "commit here", "roll back here", "complete", "drop evidence", "purge"}
+)
+#: Standings of a branch whose promise stands.
+PROMISED = (Part.HELD, Part.PREPARED)
 
 
 def carry_out(truth: Truth, node: int, verb: str) -> tuple[Truth, str]:
@@ -113,15 +122,18 @@ def _at_participant(truth: Truth, node: int, verb: str) -> tuple[Truth, str]:
         case "begin":
             return truth, "ok"
         case "prepare":
-            return (truth.with_part(node, Part.PREPARED), "PREPARE") if is_open else (truth, LOST)
+            promise = Part.HELD if truth.attached else Part.PREPARED
+            return (truth.with_part(node, promise), "PREPARE") if is_open else (truth, LOST)
         case "undo" | "end session":
-            return truth.with_part(node, Part.GONE) if is_open else truth, "yes"
-        case "commit" | "roll back":
-            if part is not Part.PREPARED:
+            return closed(truth, node), "yes"
+        case "commit" | "roll back" | "commit here" | "roll back here":
+            if truth.attached and verb.endswith("here") and part is not Part.HELD:
+                return truth, LOST
+            if part is not (Part.HELD if verb.endswith("here") and truth.attached else Part.PREPARED):
                 return truth, "missing"
-            return truth.with_part(node, Part.COMMITTED if verb == "commit" else Part.GONE), "ok"
+            return truth.with_part(node, Part.COMMITTED if verb.startswith("commit") else Part.GONE), "ok"
         case "list":
-            return truth, "yes" if part is Part.PREPARED else "no"
+            return truth, "yes" if part in PROMISED else "no"
         case "applied" | "old evidence":
             return truth, "yes" if applied else "no"
         case "drop evidence":
@@ -132,15 +144,13 @@ def _at_participant(truth: Truth, node: int, verb: str) -> tuple[Truth, str]:
 class Fault(StrEnum):
     """What may go wrong. Pauses need no name: whoever is not stepped is paused."""
 
-    LOSS = "a connection breaks before a packet arrives, or before its answer"
+    LOSS = "a connection breaks before a packet that changes something arrives, or before its answer"
+    SILENCE = "a question of recovery is not answered"
     LATENESS = "a packet arrives after its sender has given up"
     COPIES = "a packet of recovery arrives again"
     REFUSAL = "a branch is refused with an error, or rolled back with the wrong tag as the only sign"
     BUSY = "a probe meets a committer"
     CRASH = "a process is killed"
-
-
-ALL_FAULTS = frozenset(Fault)
 
 
 class Effect(NamedTuple):
@@ -163,11 +173,13 @@ def effects(truth: Truth, node: int, verb: str) -> Iterator[Effect]:
     if verb in OF_BRANCHES:
         yield from _of_branch(truth, after, node, verb)
         return
+    if verb not in CHANGING:
+        yield Effect(truth, LOST, "no answer", Fault.SILENCE)
+        return
     yield Effect(truth, LOST, "the connection breaks before it arrives", Fault.LOSS)
-    if verb in CHANGING:
-        yield Effect(after, LOST, "carried out, but its answer is lost", Fault.LOSS)
-        yield Effect(truth, LOST, "no answer; it is still on its way", Fault.LATENESS, lingers=True)
-        yield Effect(after, answer, "and a copy of it is still on its way", Fault.COPIES, lingers=True)
+    yield Effect(after, LOST, "carried out, but its answer is lost", Fault.LOSS)
+    yield Effect(truth, LOST, "no answer; it is still on its way", Fault.LATENESS, lingers=True)
+    yield Effect(after, answer, "and a copy of it is still on its way", Fault.COPIES, lingers=True)
     if verb == "probe" and not truth.row and truth.home is not Home.OVER:
         yield Effect(truth, "busy", "the committer holds the key", Fault.BUSY)
     if verb == "purge" and after != truth:
@@ -196,7 +208,8 @@ def closed(truth: Truth, node: int) -> Truth:
     """The session of a branch has ended; what is prepared stays."""
     if node == 0:
         return truth._replace(home=Home.OVER)
-    return truth.with_part(node, Part.GONE) if truth.part(node) in (Part.OPEN, Part.LATE) else truth
+    after = {Part.OPEN: Part.GONE, Part.LATE: Part.GONE, Part.HELD: Part.PREPARED}
+    return truth.with_part(node, after.get(truth.part(node), truth.part(node)))
 
 
 def late(truth: Truth, node: int) -> Truth:
@@ -212,5 +225,5 @@ def surprises(truth: Truth) -> Iterator[tuple[int, str, Truth]]:
         if standing in (Home.LATE, Part.LATE):
             verb = "prepare" if node else "decide"
             yield node, f"late {verb}", carry_out(truth, node, verb)[0]
-        if standing in (Home.OPEN, Home.LATE, Part.OPEN, Part.LATE):
-            yield node, "session ends", closed(truth, node)
+        if (after := closed(truth, node)) != truth:
+            yield node, "session ends", after

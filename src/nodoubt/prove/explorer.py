@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nodoubt.prove import databases, invariants
-from nodoubt.prove.databases import ALL_FAULTS, CHANGING, Fault, Truth, begun
+from nodoubt.prove.databases import CHANGING, Fault, Truth, begun
 from nodoubt.prove.locals import IDLE, Locals
 
 State = tuple[int, ...]
@@ -44,12 +44,26 @@ class Step(NamedTuple):
     state: State
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """How large a world is, and what may go wrong in it.
+
+    ``branches`` counts home's; two or three. ``sleepers``: a settler may stop in the middle of a round for longer than the
+    retention. ``attached``: prepared branches belong to their sessions, as on MariaDB.
+    """
+
+    branches: int
+    settlers: int
+    faults: frozenset[Fault] = frozenset(Fault)
+    sleepers: bool = False
+    attached: bool = False
+
+
 @dataclass(slots=True, kw_only=True)
 class Findings:
     """What an exploration found. ``wrong`` is the invariant that broke, and ``trail`` the states of the shortest way there."""
 
-    branches: int
-    settlers: int
+    scope: Scope
     states: int = 0
     transitions: int = 0
     depth: int = 0
@@ -63,19 +77,12 @@ class Findings:
 
 
 class World:
-    """The moves of a world of one owner, some settlers, and a transaction of some branches, home's included.
+    """The moves of a world of one owner, some settlers, and one transaction."""
 
-    ``sleepers``: a settler may stop in the middle of a round for longer than the retention.
-    """
-
-    def __init__(
-        self, branches: int, settlers: int, faults: frozenset[Fault] = ALL_FAULTS, *, sleepers: bool = False
-    ) -> None:
-        self.branches = branches
-        self.settlers = settlers
-        self.faults = faults
-        self.sleepers = sleepers
-        self.locals = Locals(branches)
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self._symmetric = scope.branches > 2
+        self.locals = Locals(scope.branches, attached=scope.attached)
         self.truths: list[Truth] = []
         self._truth_numbers: dict[Truth, int] = {}
         self._mirror: list[int] = []
@@ -85,20 +92,21 @@ class World:
         self._of_process: dict[tuple[int, int], list[Move]] = {}
         self._of_databases: dict[int, list[Move]] = {}
         self._of_network: dict[tuple[int, int], list[Move]] = {}
-        self._wrong: dict[tuple[int, int], str] = {}
+        self._wrong: dict[State, str] = {}
         for verb in sorted(CHANGING):
-            for node in range(branches):
+            for node in range(scope.branches):
                 self.packets.append((node, verb))
-        places = [0, 2, 1] if branches > 2 else list(range(branches))
+        places = [0, 2, 1] if self._symmetric else [0, 1]
         self._packet_mirror += [self.packets.index((places[node], verb)) for node, verb in self.packets[1:]]
 
     def start(self) -> State:
-        return self.canonical((self._number(begun(self.branches)), self.locals.start("own"), 0, *[IDLE] * self.settlers))
+        truth = self._number(begun(self.scope.branches, attached=self.scope.attached))
+        return self.canonical((truth, self.locals.start("own"), 0, *[IDLE] * self.scope.settlers))
 
     def canonical(self, state: State) -> State:
         """The one that stands for all states that are the same but for the names of settlers and participants."""
         one = state[:3] + tuple(sorted(state[3:]))
-        if self.branches < 3:
+        if not self._symmetric:
             return one
         settlers = sorted([s ^ 1 if s != IDLE else IDLE for s in state[3:]])
         other = (self._mirror[state[0]], state[1] ^ 1, self._packet_mirror[state[2]], *settlers)
@@ -130,7 +138,7 @@ class World:
         if move.verb != "purge" or self.truths[state[0]].row != "complete" or move.truth == state[0]:
             return True
         owner = self.locals[state[1]]
-        awake = self.sleepers or all(self.locals.program(settler) != "settle" for settler in state[3:] if settler)
+        awake = self.scope.sleepers or all(self.locals.program(settler) != "settle" for settler in state[3:] if settler)
         return awake and (bool(owner.told) or owner.ended)
 
     def wrong(self, state: State) -> str:
@@ -138,8 +146,8 @@ class World:
         key = state[:2]
         if key not in self._wrong:
             truth, owner = self.truths[key[0]], self.locals[key[1]]
-            self._wrong[key[0], key[1]] = next(invariants.broken(truth, owner.told), "")
-        return self._wrong[key[0], key[1]]
+            self._wrong[key] = next(invariants.broken(truth, owner.told), "")
+        return self._wrong[key]
 
     def is_settled(self, state: State) -> bool:
         """Whether nothing is left to do, and nobody at work."""
@@ -151,14 +159,14 @@ class World:
             self._truth_numbers[truth] = len(self.truths)
             self.truths.append(truth)
             self._mirror.append(0)
-            self._mirror[self._truth_numbers[truth]] = self._number(truth.swapped()) if self.branches > 2 else 0
+            self._mirror[self._truth_numbers[truth]] = self._number(truth.swapped()) if self._symmetric else 0
         return self._truth_numbers[truth]
 
     def _moves(self, truth: int, local: int) -> list[Move]:
         key = (truth, local)
         if key not in self._of_process:
             moves = self._process_moves(truth, local)
-            self._of_process[key] = [m for m in moves if m.fault is None or m.fault in self.faults]
+            self._of_process[key] = [m for m in moves if m.fault is None or m.fault in self.scope.faults]
         return self._of_process[key]
 
     def _process_moves(self, number: int, local: int) -> Iterator[Move]:
@@ -181,9 +189,11 @@ class World:
             gone, left = self.locals.crashed(local), self._number(crashed)
             yield Move(left, gone, 0, "crash", "", fault=Fault.CRASH)
             for _, (relative, verb) in waiting:
-                if verb in CHANGING and Fault.LATENESS in self.faults:
+                if verb in CHANGING and Fault.LATENESS in self.scope.faults:
                     packet = self.packets.index((self.locals.place(local, relative), verb))
-                    yield Move(left, gone, *self.packets[packet], "crash, with this on its way", "", Fault.CRASH, packet)
+                    yield Move(
+                        left, gone, *self.packets[packet], "crash, with this on its way", "", Fault.CRASH, packet
+                    )
 
     def _surprises(self, number: int) -> list[Move]:
         if number not in self._of_databases:
@@ -205,10 +215,22 @@ class World:
                 Move(number, 0, node, verb, "is lost for good"),
                 Move(here, 0, node, verb, "arrives late", wrong=wrong),
             ]
-            if Fault.COPIES in self.faults:
+            if Fault.COPIES in self.scope.faults:
                 how = "arrives late, and will once more"
                 moves.append(Move(here, 0, node, verb, how, fault=Fault.COPIES, lingers=packet, wrong=wrong))
         return self._of_network[key]
+
+
+#: What `nodoubt prove enumerate` goes through: everything that fits into some minutes on one core.
+STANDARD = (
+    Scope(branches=2, settlers=1),
+    Scope(branches=2, settlers=1, sleepers=True),
+    Scope(branches=2, settlers=1, attached=True),
+    Scope(branches=3, settlers=1, faults=frozenset({Fault.LOSS, Fault.CRASH})),
+    Scope(branches=3, settlers=1, faults=frozenset({Fault.SILENCE, Fault.CRASH})),
+    Scope(branches=3, settlers=2, faults=frozenset()),
+    Scope(branches=2, settlers=2),
+)
 
 
 def explore(world: World, progress: Callable[[Findings], None] = lambda findings: None) -> Findings:
@@ -217,7 +239,7 @@ def explore(world: World, progress: Callable[[Findings], None] = lambda findings
     Then every state from which no settled state can be reached without another fault is a broken promise, too.
     """
     started = time.monotonic()
-    findings = Findings(branches=world.branches, settlers=world.settlers)
+    findings = Findings(scope=world.scope)
     first = world.start()
     numbers: dict[State, int] = {first: 0}
     states: list[State] = [first]

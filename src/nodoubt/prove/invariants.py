@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nodoubt.prove.databases import Home, Part, Truth
+from nodoubt.prove.databases import PROMISED, Home, Part, Truth
 
 APPLIED = (Part.COMMITTED, Part.CLEARED)
 
@@ -14,7 +14,7 @@ def broken(truth: Truth, told: str) -> Iterator[str]:
     committed = truth.decided == "committed"
     if any(part in APPLIED for part in truth.parts) and not committed:
         yield "a branch is committed, and the decision is not (rule 2)"
-    if committed and any(part not in (Part.PREPARED, *APPLIED) for part in truth.parts):
+    if committed and any(part not in (*PROMISED, *APPLIED) for part in truth.parts):
         yield "the decision is committed, and a branch is not prepared any more, or never was (atomicity)"
     if truth.row in ("committed", "complete") and not committed:
         yield "a transaction that was aborted is committed afterwards (tombstone)"
@@ -36,7 +36,7 @@ def broken(truth: Truth, told: str) -> Iterator[str]:
 def broken_by(before: Truth, after: Truth) -> Iterator[str]:
     """What is wrong with a step."""
     for was, now in zip(before.parts, after.parts, strict=True):
-        if (was, now) == (Part.PREPARED, Part.GONE) and before.decided != "aborted":
+        if was in PROMISED and now is Part.GONE and before.decided != "aborted":
             yield "a prepared branch is rolled back without a tombstone (rule 2)"
     if before.row and not after.row:
         if before.row == "committed":

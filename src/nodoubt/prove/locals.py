@@ -18,8 +18,9 @@ class Locals:
     So the mirror image of a process, with left and right in each other's place, is ``number ^ 1``.
     """
 
-    def __init__(self, branches: int) -> None:
+    def __init__(self, branches: int, *, attached: bool) -> None:
         self._branches = branches
+        self._attached = attached
         self._known: list[Local] = []
         self._numbers: dict[object, int] = {}
         self._answers: list[tuple[str, dict[CallId, str]]] = []
@@ -65,7 +66,7 @@ class Locals:
         key = (program, frozenset(answers.items()))
         if key in self._numbers:
             return self._numbers[key]
-        local = reach(program, self._branches, answers)
+        local = reach(program, self._branches, answers, attached=self._attached)
         fixed = {i: "ok" if c.verb == "begin" else "no" for i, c in local.waiting if is_fixed(c.node, c.verb)}
         if fixed:
             number = self._reached(program, answers | fixed)

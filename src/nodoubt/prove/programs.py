@@ -45,6 +45,7 @@ class Stage:
     """One process: its engine, and what is seen of it from outside."""
 
     branches: int
+    attached: bool
     told: str = ""
     alarm: str = ""
     machine: Transaction | None = None
@@ -53,7 +54,7 @@ class Stage:
     def engine(self) -> Engine:
         world = SteppedWorld()
         settings = Settings(retention_s=0.0, watch=self._watch)
-        return Engine(nodes(self.branches, world), world, domain=DOMAIN, settings=settings)
+        return Engine(nodes(self.branches, world, attached=self.attached), world, domain=DOMAIN, settings=settings)
 
     def _watch(self, kind: Literal["order", "fact"], gid: str, message: m.Order | m.Fact) -> None:
         if not isinstance(message, m.Enlisted):
@@ -89,9 +90,9 @@ async def purge(stage: Stage) -> None:
 PROGRAMS: Mapping[str, Callable[[Stage], Coroutine[Any, Any, None]]] = {"own": own, "settle": settle, "purge": purge}
 
 
-def reach(program: str, branches: int, answers: Answers) -> Local:
+def reach(program: str, branches: int, answers: Answers, *, attached: bool = False) -> Local:
     """The state of a process that got these answers."""
-    stage = Stage(branches)
+    stage = Stage(branches, attached)
     # What the engine would log is told by invariants here.
     logging.disable(logging.CRITICAL)
     try:
@@ -99,7 +100,7 @@ def reach(program: str, branches: int, answers: Answers) -> Local:
     finally:
         logging.disable(logging.NOTSET)
     machine = stage.machine
-    books = machine and Books(machine.phase, tuple(machine.branches), machine.fenced)
+    books = None if machine is None else Books(machine.phase, tuple(machine.branches), machine.fenced)
     alarm = f"{type(reached.error).__name__}: {reached.error}" if reached.error else stage.alarm
     waiting = () if reached.error else tuple(sorted(reached.waiting.items()))
     return Local(waiting, stage.told, alarm, books, tuple(stage.notes))

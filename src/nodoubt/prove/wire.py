@@ -41,11 +41,15 @@ class SteppedSession:
         self.handle = "the branch's"
         self._node = node
         self._lost = False
+        self._has_branch = False
 
     async def command(self, sql: str) -> str:
         """Make one call. Raises ConnectionLost or StatementFailed."""
         if self._lost:
             raise ConnectionLost("the session was lost before")
+        if self._has_branch and sql in ("commit", "roll back"):
+            sql = f"{sql} here"
+        self._has_branch = self._has_branch or sql == "begin"
         answer = await Ask(Call(self._node, sql))
         if answer == LOST:
             self._lost = True
@@ -81,10 +85,10 @@ class SteppedDriver:
 
 
 class SteppedDialect(MemoryDialect):
-    """See :class:`nodoubt.nodes.dialect.Dialect`. Like PostgreSQL: prepared branches are free of their sessions."""
+    """See :class:`nodoubt.nodes.dialect.Dialect`. ``attached``: prepared branches belong to their sessions, as on MariaDB."""
 
-    def __init__(self, node: int, branches: int) -> None:
-        self.capabilities = Capabilities(home=node == 0, detached=True, concurrent=True)
+    def __init__(self, node: int, branches: int, *, attached: bool) -> None:
+        self.capabilities = Capabilities(home=node == 0, detached=not attached, concurrent=True)
         self._node = node
         self._participants = {number: NAMES[number] for number in range(1, branches)}
 
@@ -115,7 +119,8 @@ class SteppedDialect(MemoryDialect):
         return Listing(ours=(PreparedBranch(id=branch, age_s=0.0),) if listed else ())
 
     async def end_owner(self, session: Session, branch: BranchId, handle: str) -> bool:
-        return handle == "" or await session.command("end session") == "yes"
+        needed = handle != "" or not self.capabilities.detached
+        return not needed or await session.command("end session") == "yes"
 
     async def applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         return set(branches) if await session.query("applied") else set()
@@ -151,14 +156,14 @@ class SteppedDialect(MemoryDialect):
         return len(await session.query("purge"))
 
 
-def nodes(branches: int, world: World) -> list[Any]:
+def nodes(branches: int, world: World, *, attached: bool) -> list[Any]:
     """The nodes of one process."""
     settings = NodeSettings(url="")
     return [
         SqlNode(
             NAMES[number],
             DOMAIN,
-            dialect=SteppedDialect(number, branches),
+            dialect=SteppedDialect(number, branches, attached=attached),
             driver=SteppedDriver(number),
             world=world,
             settings=settings,
