@@ -146,8 +146,8 @@ class Fault(StrEnum):
 
     LOSS = "a connection breaks before a packet that changes something arrives, or before its answer"
     SILENCE = "a question of recovery is not answered"
-    LATENESS = "a packet arrives after its sender has given up"
-    COPIES = "a packet of recovery arrives again"
+    LATENESS = "a packet of a branch arrives after its sender has given up"
+    COPIES = "a packet of recovery arrives late, or twice"
     REFUSAL = "a branch is refused with an error, or rolled back with the wrong tag as the only sign"
     BUSY = "a probe meets a committer"
     CRASH = "a process is killed"
@@ -174,11 +174,11 @@ def effects(truth: Truth, node: int, verb: str) -> Iterator[Effect]:
         yield from _of_branch(truth, after, node, verb)
         return
     if verb not in CHANGING:
-        yield Effect(truth, LOST, "no answer", Fault.SILENCE)
+        yield Effect(truth, LOST, "no answer", Fault.LOSS if verb == "end session" else Fault.SILENCE)
         return
     yield Effect(truth, LOST, "the connection breaks before it arrives", Fault.LOSS)
     yield Effect(after, LOST, "carried out, but its answer is lost", Fault.LOSS)
-    yield Effect(truth, LOST, "no answer; it is still on its way", Fault.LATENESS, lingers=True)
+    yield Effect(truth, LOST, "no answer; it is still on its way", Fault.COPIES, lingers=True)
     yield Effect(after, answer, "and a copy of it is still on its way", Fault.COPIES, lingers=True)
     if verb == "probe" and not truth.row and truth.home is not Home.OVER:
         yield Effect(truth, "busy", "the committer holds the key", Fault.BUSY)

@@ -183,13 +183,13 @@ class World:
                 lingers = self.packets.index((node, verb)) if effect.lingers else 0
                 here = self._number(effect.truth)
                 yield Move(here, after, node, verb, effect.how, effect.answer, effect.fault, lingers, wrong)
-            if verb in ("prepare", "decide"):
+            if verb in ("prepare", "decide") and Fault.LATENESS in self.scope.faults:
                 crashed = databases.late(crashed, node)
         if waiting:
             gone, left = self.locals.crashed(local), self._number(crashed)
             yield Move(left, gone, 0, "crash", "", fault=Fault.CRASH)
             for _, (relative, verb) in waiting:
-                if verb in CHANGING and Fault.LATENESS in self.scope.faults:
+                if verb in CHANGING and Fault.COPIES in self.scope.faults:
                     packet = self.packets.index((self.locals.place(local, relative), verb))
                     yield Move(
                         left, gone, *self.packets[packet], "crash, with this on its way", "", Fault.CRASH, packet
@@ -211,13 +211,11 @@ class World:
             after = databases.carry_out(truth, node, verb)[0]
             wrong = next(invariants.broken_by(truth, after), "")
             here = self._number(after)
-            self._of_network[key] = moves = [
+            self._of_network[key] = [
                 Move(number, 0, node, verb, "is lost for good"),
                 Move(here, 0, node, verb, "arrives late", wrong=wrong),
+                Move(here, 0, node, verb, "arrives late, and will again", fault=Fault.COPIES, lingers=packet, wrong=wrong),
             ]
-            if Fault.COPIES in self.scope.faults:
-                how = "arrives late, and will once more"
-                moves.append(Move(here, 0, node, verb, how, fault=Fault.COPIES, lingers=packet, wrong=wrong))
         return self._of_network[key]
 
 

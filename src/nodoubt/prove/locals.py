@@ -73,7 +73,7 @@ class Locals:
         elif not local.ended:
             number = self._number(key, local, (program, answers))
         elif program == "own":
-            number = self._number((program, local.told, local.alarm, local.books), local, (program, {}))
+            number = self._number((program, local.told, local.alarm, local.phase), local, (program, {}))
         else:
             number = self._number((program, local.alarm), local, (program, {})) if local.alarm else IDLE
         self._numbers[key] = number

@@ -10,17 +10,10 @@ from typing import Any, Literal, NamedTuple
 from nodoubt.engine.engine import Engine, Settings
 from nodoubt.errors import NodoubtError
 from nodoubt.protocol import messages as m
+from nodoubt.protocol.states import Phase
 from nodoubt.protocol.transaction import Transaction
-from nodoubt.prove.stepping import Answers, Call, CallId, SteppedWorld, run
+from nodoubt.prove.stepping import Answers, Call, CallId, Run, SteppedWorld, run
 from nodoubt.prove.wire import DOMAIN, NAMES, nodes
-
-
-class Books(NamedTuple):
-    """The machine's books, as far as the twin in TLA+ keeps them too."""
-
-    phase: str
-    branches: tuple[str, ...]
-    fenced: bool
 
 
 class Local(NamedTuple):
@@ -31,7 +24,9 @@ class Local(NamedTuple):
     told: str = ""
     #: Why a person would be called, or what broke; "" as long as all is well.
     alarm: str = ""
-    books: Books | None = None
+    #: Of an owner: the phase of its machine, and what each participant answered to PREPARE while it prepares.
+    phase: str = ""
+    votes: tuple[str, ...] = ()
     #: What it did since its last call, for stories.
     notes: tuple[str, ...] = ()
 
@@ -99,8 +94,17 @@ def reach(program: str, branches: int, answers: Answers, *, attached: bool = Fal
         reached = run(PROGRAMS[program](stage), answers)
     finally:
         logging.disable(logging.NOTSET)
-    machine = stage.machine
-    books = None if machine is None else Books(machine.phase, tuple(machine.branches), machine.fenced)
+    phase = stage.machine.phase if stage.machine else ""
+    votes = tuple(_vote(reached, node) for node in range(1, branches)) if phase == Phase.PREPARING else ()
     alarm = f"{type(reached.error).__name__}: {reached.error}" if reached.error else stage.alarm
     waiting = () if reached.error else tuple(sorted(reached.waiting.items()))
-    return Local(waiting, stage.told, alarm, books, tuple(stage.notes))
+    return Local(waiting, stage.told, alarm, phase, votes, tuple(stage.notes))
+
+
+def _vote(reached: Run, node: int) -> str:
+    """What a participant answered: yes, no, refused (a rollback is under way), or asked."""
+    answer = dict(reached.heard).get(Call(node, "prepare"), "")
+    if answer == "PREPARE":
+        return "yes"
+    waiting = Call(node, "undo") in reached.waiting.values()
+    return "asked" if not answer else "refused" if waiting else "no"

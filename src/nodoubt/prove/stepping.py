@@ -60,8 +60,9 @@ class _Task:
 
 @dataclass(slots=True)
 class Run:
-    """How far a program came with the answers it had: the calls that it waits for, or its end."""
+    """How far a program came with the answers it had: what it heard, and the calls that it waits for or its end."""
 
+    heard: list[tuple[Call, str]] = field(default_factory=list)
     waiting: dict[CallId, Call] = field(default_factory=dict)
     ended: bool = False
     error: BaseException | None = None
@@ -91,6 +92,7 @@ def run(program: Coroutine[Any, Any, None], answers: Answers) -> Run:
                 reached.waiting[identity] = wish.call
                 return
             value = answers[identity]
+            reached.heard.append((wish.call, value))
 
     def fork(task: _Task, steps: Sequence[Coroutine[Any, Any, Any]]) -> None:
         results: dict[int, Any] = {}
