@@ -235,24 +235,51 @@ def evidence_is_not_asked(patch: Patch) -> None:
 
 
 MUTANTS = (
-    Mutant(name="commit before the decision is durable", apply=_rule(Phase.PREPARING, commit_before_decision), breaks="rule 2"),
+    Mutant(
+        name="commit before the decision is durable",
+        apply=_rule(Phase.PREPARING, commit_before_decision),
+        breaks="rule 2",
+    ),
     Mutant(name="decide before all have voted", apply=_rule(Phase.PREPARING, decide_without_votes), breaks="atomicity"),
     Mutant(name="no tombstone before a roll-back", apply=_rule(Phase.ABORTING, no_tombstone), breaks="rule 2"),
     Mutant(name="lost decision read as committed", apply=lost_decision_is_commit, breaks="decision is not"),
-    Mutant(name="lost decision read as aborted", apply=lost_decision_is_abort, breaks="told aborted"),
+    Mutant(name="lost decision read as aborted", apply=lost_decision_is_abort, breaks="rule 2"),
     Mutant(name="conflict read as committed", apply=conflict_is_commit, breaks="decision is not"),
-    Mutant(name="lost PREPARE read as a promise", apply=_answered("prepare", m.PrepareLost, m.Prepared), breaks="atomicity"),
-    Mutant(name="refused PREPARE read as a promise", apply=_answered("prepare", m.Refused, m.Prepared), breaks="atomicity"),
-    Mutant(name="lost COMMIT read as done", apply=_answered("commit", m.BranchOwed, m.BranchCommitted), breaks="rule 7"),
+    Mutant(
+        name="lost PREPARE read as a promise", apply=_answered("prepare", m.PrepareLost, m.Prepared), breaks="atomicity"
+    ),
+    Mutant(
+        name="refused PREPARE read as a promise", apply=_answered("prepare", m.Refused, m.Prepared), breaks="atomicity"
+    ),
+    Mutant(
+        name="lost COMMIT read as done", apply=_answered("commit", m.BranchOwed, m.BranchCommitted), breaks="rule 7"
+    ),
     Mutant(name="tag not checked", apply=tag_not_checked, breaks="atomicity"),
-    Mutant(name="not found read as done", apply=not_found_is_done, breaks="rule 7", scope=Scope(branches=2, settlers=1, attached=True)),
+    Mutant(
+        name="not found read as done",
+        apply=not_found_is_done,
+        breaks="rule 7",
+        scope=Scope(branches=2, settlers=1, attached=True),
+    ),
     Mutant(name="lists read before decisions", apply=lists_before_decisions, breaks="rolled-back-by-hand"),
     Mutant(name="home read without a tombstone", apply=home_is_read_not_probed, breaks="rule 2"),
     Mutant(name="failed list read as empty", apply=failed_list_is_empty, breaks="rolled-back-by-hand"),
-    Mutant(name="age taken as truth: silent home means aborted", apply=_home_says(HomeSays.SILENT, HomeSays.ABORTED), breaks="rule 2"),
-    Mutant(name="settler takes a committer at work for aborted", apply=_home_says(HomeSays.BUSY, HomeSays.ABORTED), breaks="rule 2"),
+    Mutant(
+        name="age taken as truth: silent home means aborted",
+        apply=_home_says(HomeSays.SILENT, HomeSays.ABORTED),
+        breaks="rule 2",
+    ),
+    Mutant(
+        name="settler takes a committer at work for aborted",
+        apply=_home_says(HomeSays.BUSY, HomeSays.ABORTED),
+        breaks="rule 2",
+    ),
     Mutant(name="owner takes a committer at work for aborted", apply=owner_takes_busy_for_abort, breaks="rule 2"),
-    Mutant(name="home not read again for suspects", apply=_property("is_suspect", lambda case: False), breaks="rolled-back-by-hand"),
+    Mutant(
+        name="home not read again for suspects",
+        apply=_property("is_suspect", lambda case: False),
+        breaks="rolled-back-by-hand",
+    ),
     Mutant(
         name="complete while branches are owed",
         apply=_property("is_complete", lambda case: case.row is not None and case.says is HomeSays.COMMITTED),
@@ -266,8 +293,16 @@ MUTANTS = (
         breaks="expired",
         scope=Scope(branches=2, settlers=1, sleepers=True),
     ),
-    Mutant(name="prepared branch left behind a tombstone", apply=_case("roll-back", Action.WAIT), breaks="nothing can be settled"),
-    Mutant(name="prepared branch left behind a decision", apply=_case("commit", Action.WAIT), breaks="nothing can be settled"),
+    Mutant(
+        name="prepared branch left behind a tombstone",
+        apply=_case("roll-back", Action.WAIT),
+        breaks="nothing can be settled",
+    ),
+    Mutant(
+        name="prepared branch left behind a decision",
+        apply=_case("commit", Action.WAIT),
+        breaks="nothing can be settled",
+    ),
     Mutant(name="tombstone purged while sessions live", apply=no_session_limit, breaks="rule 7"),
     Mutant(name="open decision purged", apply=purge_what_is_open, breaks="rule 7"),
 )

@@ -50,9 +50,13 @@ def stretched(checked: Checked) -> set[tuple[Seen, Seen]]:
     return {(before, last) for before, nexts in following.items() for after in nexts for last in following[after]}
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("config", "scope"),
-    [("TwoBranches.cfg", Scope(branches=2, settlers=1)), ("ThreeBranches.cfg", Scope(branches=3, settlers=1, faults=PRUNED))],
+    [
+        ("TwoBranches.cfg", Scope(branches=2, settlers=1)),
+        ("ThreeBranches.cfg", Scope(branches=3, settlers=1, faults=PRUNED)),
+    ],
 )
 def test_engine_and_twin_reach_the_same_states_by_the_same_steps(config: str, scope: Scope, tmp_path: Path) -> None:
     checked = tlc(tmp_path, "Nodoubt.tla", config)

@@ -101,7 +101,9 @@ def tlc(folder: Path, module: str, config: str) -> Checked:
     run = subprocess.run([*java, *options], capture_output=True, text=True, check=False, cwd=folder)
     found = re.search(r"(\d+) distinct states found", run.stdout)
     graph = (folder / "states.dot").read_text(encoding="utf-8")
-    nodes = {number: _read(label) for number, label in re.findall(r'^(-?\d+) \[label="(.*?[^\\])"', graph, re.MULTILINE)}
+    nodes = {
+        number: _read(label) for number, label in re.findall(r'^(-?\d+) \[label="(.*?[^\\])"', graph, re.MULTILINE)
+    }
     edges = re.findall(r"^(-?\d+) -> (-?\d+) ", graph, re.MULTILINE)
     return Checked(
         text=run.stdout,

@@ -214,7 +214,9 @@ class World:
             self._of_network[key] = [
                 Move(number, 0, node, verb, "is lost for good"),
                 Move(here, 0, node, verb, "arrives late", wrong=wrong),
-                Move(here, 0, node, verb, "arrives late, and will again", fault=Fault.COPIES, lingers=packet, wrong=wrong),
+                Move(
+                    here, 0, node, verb, "arrives late, and will again", fault=Fault.COPIES, lingers=packet, wrong=wrong
+                ),
             ]
         return self._of_network[key]
 
