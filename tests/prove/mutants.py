@@ -1,4 +1,4 @@
-"""The protocol with one mistake in it: each mutant breaks one rule in the production code, which the proof runs unmodified otherwise.
+"""The protocol with one mistake in it: each mutant breaks one rule of the production code, which the proof runs as it is.
 
 Python's own attributes are the seam. A mutant is switched on by its ``apply`` before a world is made, and off by the monkeypatch.
 """
@@ -56,7 +56,7 @@ def _branches(patch: Patch, changes: Mapping[tuple[BranchState, type[m.Fact]], B
 
 def _rule(phase: Phase, rule: Callable[[Transaction, list[m.Order]], Phase]) -> Callable[[Patch], None]:
     def apply(patch: Patch) -> None:
-        patch.setitem(transaction._RULES, phase, rule)  # type: ignore[arg-type]
+        patch.setattr(transaction, "_RULES", {**transaction._RULES, phase: rule})
 
     return apply
 
@@ -98,17 +98,25 @@ def conflict_is_commit(patch: Patch) -> None:
     _branches(patch, {(BranchState.DECIDING, m.DecisionConflict): BranchState.COMMITTED})
 
 
-def _answered(order: str, was: type[m.Fact], becomes: type[m.Fact]) -> Callable[[Patch], None]:
+def _prepared(branch: int) -> m.Fact:
+    return m.Prepared(branch=branch)
+
+
+def _committed(branch: int) -> m.Fact:
+    return m.BranchCommitted(branch=branch)
+
+
+def _answered(order: str, was: type[m.Fact], becomes: Callable[[int], m.Fact]) -> Callable[[Patch], None]:
     """The performer takes one fact for another."""
     real = getattr(Performer, f"_{order}")
 
     async def perform(self: Performer, given: Any) -> m.Fact:
         fact: m.Fact = await real(self, given)
-        return becomes(branch=given.branch) if isinstance(fact, was) else fact
+        return becomes(given.branch) if isinstance(fact, was) else fact
 
     def apply(patch: Patch) -> None:
-        asked = {"prepare": m.Prepare, "commit": m.CommitBranch}[order]
-        patch.setitem(performer._PERFORM, asked, perform)  # type: ignore[arg-type]
+        table = {asked: perform if known is real else known for asked, known in performer._PERFORM.items()}
+        patch.setattr(performer, "_PERFORM", table)
 
     return apply
 
@@ -246,14 +254,12 @@ MUTANTS = (
     Mutant(name="lost decision read as aborted", apply=lost_decision_is_abort, breaks="rule 2"),
     Mutant(name="conflict read as committed", apply=conflict_is_commit, breaks="decision is not"),
     Mutant(
-        name="lost PREPARE read as a promise", apply=_answered("prepare", m.PrepareLost, m.Prepared), breaks="atomicity"
+        name="lost PREPARE read as a promise", apply=_answered("prepare", m.PrepareLost, _prepared), breaks="atomicity"
     ),
     Mutant(
-        name="refused PREPARE read as a promise", apply=_answered("prepare", m.Refused, m.Prepared), breaks="atomicity"
+        name="refused PREPARE read as a promise", apply=_answered("prepare", m.Refused, _prepared), breaks="atomicity"
     ),
-    Mutant(
-        name="lost COMMIT read as done", apply=_answered("commit", m.BranchOwed, m.BranchCommitted), breaks="rule 7"
-    ),
+    Mutant(name="lost COMMIT read as done", apply=_answered("commit", m.BranchOwed, _committed), breaks="rule 7"),
     Mutant(name="tag not checked", apply=tag_not_checked, breaks="atomicity"),
     Mutant(
         name="not found read as done",

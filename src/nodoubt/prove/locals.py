@@ -15,7 +15,7 @@ IDLE = 0
 class Locals:
     """Numbers and states of processes. A number says how the process orders the participants, too: odd is the other way round.
 
-    So the mirror image of a process, with left and right in each other's place, is ``number ^ 1``.
+    Who has ended, or not begun, has no order.
     """
 
     def __init__(self, branches: int, *, attached: bool) -> None:
@@ -48,7 +48,11 @@ class Locals:
         """Where an answer takes a process."""
         program, answers = self._answers[number >> 1]
         reached = self._reached(program, {**answers, call: answer})
-        return reached if reached == IDLE else reached | number & 1
+        return reached if self[reached].ended else reached | number & 1
+
+    def mirrored(self, number: int) -> int:
+        """The same process with left and right in each other's place."""
+        return number if self[number].ended else number ^ 1
 
     def crashed(self, number: int) -> int:
         """What is left of a process: a settler is started again, an owner is not; what its caller was told was told."""
