@@ -32,7 +32,7 @@ LOST = "lost"
 ERRORS = frozenset({"refused", "duplicate", "missing", "busy"})
 
 
-class SteppedSession:
+class SteppedSession(Session):
     """See :class:`nodoubt.nodes.dialect.Session`."""
 
     def __init__(self, node: int) -> None:
