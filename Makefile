@@ -49,8 +49,9 @@ prove: java venv ## run the engine through every interleaving, and TLC on its tw
 bench: servers .venv/.bench ## measure against the peers, on real servers of its own
 	@$(BIN)/nodoubt bench $(ARGS)
 
-docs: venv ## draw the protocol's tables again, into docs/protocol.md
+docs: venv ## make the pages again that come from tables: the protocol, and the mutants
 	@$(BIN)/python -m tests.protocol.diagram
+	@$(BIN)/python -m tests.prove.page
 
 clean: ## remove .venv, caches and builds
 	@rm -rf .venv build dist .cache .mypy_cache .pytest_cache .ruff_cache

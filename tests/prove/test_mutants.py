@@ -7,6 +7,7 @@ import pytest
 from nodoubt.prove.explorer import World, explore
 from nodoubt.prove.story import tell
 from tests.prove.mutants import MUTANTS, Mutant
+from tests.prove.page import PAGE, page, row
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
@@ -18,3 +19,10 @@ def test_a_mutant_is_caught_with_a_story(mutant: Mutant, monkeypatch: pytest.Mon
     assert mutant.breaks in findings.wrong
     assert story[0].startswith("  1. ")
     assert story[-1] == f"BROKEN: {findings.wrong}"
+    assert row(mutant, findings) in PAGE.read_text("utf-8"), "docs/mutants.md is stale: run `make docs`"
+
+
+def test_the_page_has_no_other_mutants() -> None:
+    text = PAGE.read_text("utf-8")
+    assert text.startswith(page([]))
+    assert len(text.removeprefix(page([])).splitlines()) == len(MUTANTS)

@@ -91,7 +91,7 @@ def _title(scope: Scope) -> str:
     names = [fault.name.lower() for fault in Fault if fault in scope.faults]
     faults = "all faults" if len(names) == len(Fault) else ", ".join(names) or "pauses alone"
     kind = (", sleepers" if scope.sleepers else "") + (", attached" if scope.attached else "")
-    return f"{scope.branches} branches, {scope.settlers} settlers, {faults}{kind}"
+    return f"{scope.branches} branches, {scope.settlers} settler{'s' * (scope.settlers != 1)}, {faults}{kind}"
 
 
 def _line(findings: Findings) -> str:
