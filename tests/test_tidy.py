@@ -25,7 +25,7 @@ LEVELS = (
     ("journal",),  # the promise of a SQLite node, so below it
     ("nodes",),
     ("engine",),
-    ("sim", "testing", "server", "integrations"),
+    ("sim", "prove", "testing", "server", "integrations"),
     ("bench", "demo"),  # users of everything below
     ("cli",),  # starts everything else, and imports what it starts where it starts it
     ("__init__",),  # the public names

@@ -1,8 +1,8 @@
 """What the judge is compared with: all possible orders of a few transactions, tried one by one.
 
-Only for histories of ok transactions, and by definition alone: serializable is an order in which each transaction reads what those
-before it left; snapshot isolation is an order of starts and commits in which each reads what was committed before its start, and
-nobody writes a key that somebody else committed since. The strong levels keep the order of sessions or of time.
+Only for histories of ok transactions, and by definition alone: serializable is an order in which each transaction reads what
+those before it left; snapshot isolation is an order of starts and commits in which each reads what was committed before its
+start, and nobody writes a key that somebody else committed since. The strong levels keep the order of sessions or of time.
 """
 
 from __future__ import annotations

@@ -115,4 +115,4 @@ def test_it_says_nothing_that_is_not_so(registers: bool) -> None:
         for level, truth in holds(history).items():
             assert verdict.holds(level) or not truth, (level, history)
             convicted += not verdict.holds(level)
-    assert convicted > HISTORIES / 2
+    assert convicted > HISTORIES / 4

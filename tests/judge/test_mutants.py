@@ -47,9 +47,9 @@ def _blind_to(name: str) -> Patch:
     """Does not see an anomaly that is no cycle."""
     find = Evidence.find
 
-    def see(evidence: Evidence, found: str, transactions: Sequence[int], words: str) -> None:
+    def see(evidence: Evidence, found: str, transactions: Sequence[int], words: str, *values: Any) -> None:
         if found != name:
-            find(evidence, found, transactions, words)
+            find(evidence, found, transactions, words, *values)
 
     return Evidence, "find", see
 

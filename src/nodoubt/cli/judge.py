@@ -24,6 +24,18 @@ _TEXT = """\
 Judges recorded histories of transactions: which isolation levels they contradict, by which anomalies, with an example of each
 in words and as a drawing. The files are JSON lines, plain or gzip. The exit code is 1 when a history contradicts --level."""
 
+_END = "\n".join(
+    [
+        "levels:",
+        *(f"  {level}" for level in Level),
+        "",
+        "examples:",
+        *(f"  {example}" for example in EXAMPLES),
+        "",
+        EXIT_CODES,
+    ]
+)
+
 _QUIET_S = 2.0
 """Seconds of work before, and between, two words of progress."""
 
@@ -43,7 +55,7 @@ def add(subparsers: Any) -> None:
         "judge",
         help="which isolation levels recorded histories contradict",
         description=_TEXT,
-        epilog="\n".join(["examples:", *(f"  {example}" for example in EXAMPLES), "", EXIT_CODES]),
+        epilog=_END,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -54,7 +66,7 @@ def add(subparsers: Any) -> None:
         choices=[level.value for level in Level],
         default=Level.STRICT_SERIALIZABLE.value,
         metavar="LEVEL",
-        help=f"the level that must hold: {', '.join(Level)} (default: %(default)s)",
+        help="the level that must hold (default: %(default)s)",
     )
     add_output_options(parser)
     parser.set_defaults(run=run)

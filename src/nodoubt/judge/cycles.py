@@ -15,8 +15,8 @@ from nodoubt.judge.graph import REALTIME, Graph, precedes, survey
 from nodoubt.judge.levels import FORBIDDEN_BY, PROCESS_FORM, Level
 from nodoubt.judge.shapes import GROUNDS, SEARCHES, Cycle, Shape
 
-STEPS_MAX: Final = 300_000
-"""So many edges are looked at in the search for one kind of cycle: a fifth of a second or so."""
+STEPS_MAX: Final = 200_000
+"""So many edges are looked at in the search for one kind of cycle: a fifth of a second."""
 
 _REACH_FIRST: Final = 3
 _REACH_FACTOR: Final = 3

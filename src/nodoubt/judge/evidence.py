@@ -9,11 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nodoubt.errors import InvariantBroken
 from nodoubt.judge.graph import KINDS, PROCESS, WR, Graph
 from nodoubt.judge.history import NEVER, Ending, History
-from nodoubt.judge.show import show, show_key
+from nodoubt.judge.show import show
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +75,23 @@ class Evidence(ABC):
         number = self.writers.get(key, {}).get(value)
         return number if number is not None and self._is_committed[number] else None
 
-    def find(self, name: str, transactions: Sequence[int], words: str) -> None:
-        """Note an anomaly; the first of each kind is kept."""
-        self.findings.setdefault(name, Finding(name, tuple(dict.fromkeys(transactions)), words))
+    def find(self, name: str, transactions: Sequence[int], words: str, *values: Any) -> None:
+        """Note an anomaly; only the first of each kind is kept, and its values put into the words."""
+        if name not in self.findings:
+            self.findings[name] = Finding(name, tuple(transactions), words.format(*map(show, values)))
 
     def sees(self, reader: int, key: Hashable, value: Hashable) -> None:
         """A committed transaction read a value: whoever wrote it had better commit."""
-        writer = self.writers.get(key, {}).get(value)
+        try:
+            writer = self.writers.get(key, {}).get(value)
+        except TypeError:
+            place = self.history.begin[reader]
+            raise self.history.refuse(place, f"a read of {key!r} shows {value!r}, not a number or a string") from None
         if writer is None:
-            self.find("garbage-read", [reader], f"T{reader} read {show(value)} in {show_key(key)}, which nobody wrote")
+            self.find("garbage-read", [reader], "T{} read {} in key {}, which nobody wrote", reader, value, key)
         elif self.history.ending[writer] == Ending.FAIL:
-            self.find(
-                "G1a",
-                [writer, reader],
-                f"T{reader} read {show(value)} in {show_key(key)}, which T{writer} wrote; T{writer} aborted",
-            )
+            words = "T{} read {} in key {}, which T{} wrote; T{} aborted"
+            self.find("G1a", [writer, reader], words, reader, value, key, writer, writer)
         elif not self._is_committed[writer]:
             self._is_committed[writer] = True
             self.committed.append(writer)
@@ -100,17 +103,14 @@ class Evidence(ABC):
             return
         self.graph.edges[WR][writer].append(reader)
         if (key, value) in self.drafts:
-            words = (
-                f"T{reader} read {show(value)} in {show_key(key)}, which T{writer} wrote on its way to another value"
-            )
-            self.find("G1b", [writer, reader], words)
+            words = "T{} read {} in key {}, which T{} wrote on its way to another value"
+            self.find("G1b", [writer, reader], words, reader, value, key, writer)
 
     def lose(self, key: Hashable, updaters: Sequence[int]) -> None:
         """Committed transactions read the same version of a key, and then each of them wrote it."""
         if len(updaters) > 1:
-            first, second = updaters[:2]
-            words = f"T{first} and T{second} read the same version of {show_key(key)}, and then both of them wrote it"
-            self.find("lost-update", [first, second], words)
+            words = "T{} and T{} read the same version of key {}, and then both of them wrote it"
+            self.find("lost-update", updaters[:2], words, *updaters[:2], key)
 
     def _find_writers(self) -> None:
         writers = self.writers
@@ -123,7 +123,7 @@ class Evidence(ABC):
                 if value in of_key:
                     raise self.history.refuse(
                         self.history.begin[number],
-                        f"{show(value)} is written to {show_key(key)} a second time",
+                        f"{show(value)} is written to key {show(key)} a second time",
                         "each value may be written once to a key: otherwise nobody can tell which one was read",
                     )
                 of_key[value] = number

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nodoubt.errors import ConfigError
-from nodoubt.judge.history import History, pair
+from nodoubt.judge.history import HINT, History, pair
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _TOLD_EVERY: Final = 50_000
@@ -31,7 +31,7 @@ def histories(path: Path, progress: Callable[[str], object]) -> Iterator[tuple[s
     lines = _objects(path, progress)
     start = next(lines, None)
     if start is None:
-        raise ConfigError(f"{path}: the file is empty")
+        raise ConfigError(f"{path}: the file is empty", hint=HINT)
     _, first = start
     if "ops" not in first:
         yield _by_op(path, first, lines)
@@ -66,9 +66,13 @@ def _objects(path: Path, progress: Callable[[str], object]) -> Iterator[tuple[in
                     progress(f"{path}: {number:,} lines read")
                 yield number, _object(line)
     except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"{path}: cannot be read{f' behind line {number}' if number else ''}: {error}") from error
+        behind = f" behind line {number}" if number else ""
+        raise ConfigError(f"{path}: cannot be read{behind}: {error}", hint=HINT) from error
+    except json.JSONDecodeError as error:
+        message = f"{path}: line {number}: not a JSON object: {error.msg} (column {error.colno})"
+        raise ConfigError(message, hint=HINT) from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: line {number}: not a JSON object: {error}") from error
+        raise ConfigError(f"{path}: line {number}: not a JSON object: {error}", hint=HINT) from error
 
 
 def _object(line: bytes) -> dict[str, Any]:

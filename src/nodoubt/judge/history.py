@@ -32,7 +32,9 @@ class Ending(IntEnum):
     UNKNOWN = 2
 
 
-_HINT: Final = "docs/judge.md describes the format"
+HINT: Final = "docs/judge.md describes the format"
+"""What to do about a file that is none."""
+
 _ENDINGS: Final = {"ok": Ending.OK, "fail": Ending.FAIL, "info": Ending.UNKNOWN}
 
 
@@ -51,7 +53,7 @@ class History:
     place: Callable[[int], str] = "op {}".format
     """Names the place of an op by its position."""
 
-    def refuse(self, position: int, message: str, hint: str = _HINT) -> ConfigError:
+    def refuse(self, position: int, message: str, hint: str = HINT) -> ConfigError:
         """The complaint about one op."""
         return ConfigError(f"{self.source}{self.place(position)}: {message}", hint=hint)
 
@@ -62,7 +64,7 @@ def pair(
     """Read a history. Raises ConfigError, with the place of the op, for what is none, and for one without a transaction.
 
     The model is that of the first write. A transaction without completion counts as unknown. Reads of unknown transactions
-    that have no value are left out: nobody knows what they read.
+    that have no value are left out: nobody knows what they read. A list that does not exist is empty.
     """
     history = History(source=source, place=place)
     running: dict[Any, int] = {}
@@ -70,7 +72,7 @@ def pair(
     for position, event in enumerate(events):
         try:
             kind, process, value = event["type"], event["process"], event["value"]
-            number = running.pop(process, None)
+            number = running.pop(process) if process in running else None
         except (TypeError, KeyError, AttributeError) as error:
             raise history.refuse(position, f"not an op with type, process and value ({error!r})") from None
         if kind == "invoke":
@@ -94,7 +96,7 @@ def pair(
         if value is not None:
             completed[number] = value
     if not completed:
-        raise ConfigError(f"{source}there is no transaction to judge", hint=_HINT)
+        raise ConfigError(f"{source}there is no transaction to judge", hint=HINT)
     history.model = _model(completed)
     for number, value in enumerate(completed):
         history.ops.append(_checked(history, number, value))
@@ -140,4 +142,6 @@ def _checked(history: History, number: int, ops: Any) -> Sequence[Op]:
         raise history.refuse(history.begin[number], f"process {history.process[number]!r}: {complaint}")
     if blank and history.ending[number] == Ending.UNKNOWN:
         return [op for op in ops if op[0] != "r" or op[2] is not None]
+    if blank and history.ending[number] == Ending.OK and history.model == "list-append":
+        return [("r", op[1], []) if op[0] == "r" and op[2] is None else op for op in ops]
     return cast(Sequence[Op], ops)

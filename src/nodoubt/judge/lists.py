@@ -15,7 +15,7 @@ from typing import Any
 from nodoubt.judge.evidence import Evidence
 from nodoubt.judge.graph import RW, WR, WW
 from nodoubt.judge.history import History
-from nodoubt.judge.show import show, show_key
+from nodoubt.judge.show import show
 
 
 def lacking(since: int, place: int) -> range:
@@ -74,15 +74,11 @@ class ListAppend(Evidence):
         first: dict[Hashable, int] = {}  # the version that it read of a key before it appended
         for function, key, value in self.history.ops[reader]:
             if function == "r":
-                seen = list(value or ())
-                if key in known:
-                    agrees = seen == known[key]
-                else:
-                    own = added.get(key, [])
-                    agrees = seen[len(seen) - len(own) :] == own if len(own) <= len(seen) else False
-                if not agrees:
-                    words = f"T{reader} read {show_key(key)} = {show(seen)}, against what it had read or appended there itself"
-                    self.find("internal", [reader], words)
+                seen = list(value)
+                own = added.get(key, [])
+                if seen != known[key] if key in known else seen[max(0, len(seen) - len(own)) :] != own:
+                    words = "T{} read key {} = {}, against what it had read or appended there itself"
+                    self.find("internal", [reader], words, reader, key, seen)
                 if self._take(reader, key, seen) and key not in known and key not in added:
                     first[key] = len(seen)
                 known[key] = seen
@@ -97,7 +93,7 @@ class ListAppend(Evidence):
         """A transaction read a version and appended to it."""
         versions = self._versions[key]
         if versions.place.get(value, version) < version:
-            self.find("internal", [updater], f"T{updater} read {show(value)} in {show_key(key)} before it appended it")
+            self.find("internal", [updater], "T{} read {} in key {} before it appended it", updater, value, key)
         updaters = versions.updaters[version]
         if not updaters or updaters[-1] != updater:
             updaters.append(updater)
@@ -133,12 +129,12 @@ class ListAppend(Evidence):
             self.sees(reader, key, value)
         if len(set(seen)) < len(seen):
             self._repeat(reader, key, next(value for place, value in enumerate(seen) if value in seen[:place]))
-        words = f"T{reader} read {show_key(key)} = {show(seen)}, others {show(versions.order)}: none is a beginning of the other"
-        self.find("incompatible-order", [reader], words)
+        words = "T{} read key {} = {}, others {}: none is a beginning of the other"
+        self.find("incompatible-order", [reader], words, reader, key, seen, versions.order)
 
     def _repeat(self, reader: int, key: Hashable, value: Hashable) -> None:
-        words = f"T{reader} read {show(value)} twice in {show_key(key)}, and it was appended only once"
-        self.find("duplicate-elements", [reader], words)
+        words = "T{} read {} twice in key {}, and it was appended only once"
+        self.find("duplicate-elements", [reader], words, reader, value, key)
 
     def order_versions(self) -> None:
         """See Evidence."""
@@ -158,8 +154,8 @@ class ListAppend(Evidence):
                 aborted = self.writers.get(key, {}).get(value, aborted)
                 continue
             if aborted is not None:
-                words = f"T{aborted} aborted, and what it appended to {show_key(key)} is there, before what T{writer} appended"
-                self.find("dirty-update", [aborted, writer], words)
+                words = "T{} aborted, and what it appended to key {} is there, before what T{} appended"
+                self.find("dirty-update", [aborted, writer], words, aborted, key, writer)
             if previous is not None and previous != writer:
                 ww[previous].append(writer)
             self.graph.overwrite(self._readers(versions, since, place), [writer])
@@ -188,16 +184,16 @@ class ListAppend(Evidence):
         for function, key, value in self.history.ops[after]:
             versions = self._versions[key]
             if kind == WR and function == "r" and value and self.writer(key, value[-1]) == before:
-                yield f"T{after} read {show_key(key)} = {show(value)}, and T{before} appended {show(value[-1])}"
+                yield f"T{after} read key {show(key)} = {show(value)}, and T{before} appended {show(value[-1])}"
             if kind == WR or function == "r" or (there := versions.since(value)) is None:
                 continue
             for function_before, key_before, value_before in self.history.ops[before]:
                 if key_before != key:
                     continue
                 if kind == WW and function_before != "r" and (versions.since(value_before) or there) < there:
-                    yield f"T{before} appended {show(value_before)} to {show_key(key)} before T{after} appended {show(value)}"
+                    yield f"T{before} appended {show(value_before)} to key {show(key)} before T{after} appended {show(value)}"
                 if kind == RW and function_before == "r":
-                    version = versions.version(list(value_before or ()))
+                    version = versions.version(list(value_before))
                     if version is not None and version < there:
-                        seen = show(list(value_before or ()))
-                        yield f"T{before} read {show_key(key)} = {seen}, without {show(value)}, which T{after} appended"
+                        seen = show(list(value_before))
+                        yield f"T{before} read key {show(key)} = {seen}, without {show(value)}, which T{after} appended"

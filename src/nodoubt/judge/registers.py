@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from nodoubt.judge.evidence import Evidence
 from nodoubt.judge.graph import WR
 from nodoubt.judge.history import History
-from nodoubt.judge.show import show, show_key
+from nodoubt.judge.show import show
 
 _Version = tuple[Hashable, Hashable]
 """A key and its value; null at first."""
@@ -37,8 +37,8 @@ class Registers(Evidence):
             if function == "r":
                 own = self.writers.get(key, {}).get(value) == reader
                 if known.get(key, value) != value or (own and key not in known):
-                    words = f"T{reader} read {show_key(key)} = {show(value)}, against what it had read or written there itself"
-                    self.find("internal", [reader], words)
+                    words = "T{} read key {} = {}, against what it had read or written there itself"
+                    self.find("internal", [reader], words, reader, key, value)
                 if value is not None:
                     self.sees(reader, key, value)
                     self.reads_from(reader, key, value)
@@ -73,6 +73,6 @@ class Registers(Evidence):
                 if other != "r" or other_key != key:
                     continue
                 if kind == WR and seen == value:
-                    yield f"T{after} read {show_key(key)} = {show(value)}, which T{before} wrote"
+                    yield f"T{after} read key {show(key)} = {show(value)}, which T{before} wrote"
                 if kind != WR and after in self._overwriters((key, seen)):
-                    yield f"T{before} read {show_key(key)} = {show(seen)}, and T{after} wrote {show(value)} over it"
+                    yield f"T{before} read key {show(key)} = {show(seen)}, and T{after} wrote {show(value)} over it"

@@ -19,11 +19,6 @@ def show(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def show_key(key: Any) -> str:
-    """``key x``: many keys and values are numbers."""
-    return f"key {show(key)}"
-
-
 def show_transaction(history: History, number: int) -> str:
     """``T5 (process 1): r x [1 2], append y 3``."""
     ops = ", ".join(" ".join(show(part) for part in op) for op in history.ops[number])
