@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nodoubt.demo import bank
-from nodoubt.demo.crew import Crew
+from nodoubt.demo.crew import BankCrew
 from nodoubt.demo.options import Options
 from nodoubt.demo.plain import connections
 from nodoubt.demo.report import Result
@@ -66,7 +66,7 @@ async def _run(options: Options, nodes: Mapping[str, str], view: View) -> Result
         f" {'with plain commits' if options.unprotected else 'with nodoubt'};"
         f" {options.kills} will be killed (seed {options.seed})"
     )
-    crew = Crew(
+    crew = BankCrew(
         lambda number: orders(nodes, options.domain, options.seed + number, unprotected=options.unprotected),
         random.Random(options.seed),
     )
