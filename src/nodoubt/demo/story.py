@@ -59,7 +59,7 @@ def _files(folder: Path, domain: str) -> dict[str, str]:
 
 async def _run(options: Options, nodes: Mapping[str, str], view: View) -> Result:
     config = load(nodes, domain=options.domain)
-    kinds = await _install(config)
+    kinds = await install(config)
     money_before = await _found(options, config, nodes)
     view.say(
         f"{options.workers} workers transfer money between {', '.join(kinds)} for {options.seconds:g} s,"
@@ -103,7 +103,7 @@ async def _run(options: Options, nodes: Mapping[str, str], view: View) -> Result
     return result
 
 
-async def _install(config: Config) -> dict[str, str]:
+async def install(config: Config) -> dict[str, str]:
     """Make nodoubt's own tables where they are missing; the kinds of the nodes."""
     kinds = {}
     for name, settings in config.nodes.items():
