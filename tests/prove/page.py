@@ -15,8 +15,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "mutants.md"
 _TEXT = """\
 # Mutants
 
-Mistakes that others made in such protocols, put into the production code one at a time. The proof must find each: one that survives
-would be a hole in it. Made by `make docs` from `tests/prove/mutants.py`; the tests fail when a mutant survives or this page is stale.
+Mistakes that others made in such protocols, put into the production code one at a time. The proof must find each: one that
+survives would be a hole in it. Made by `make docs` from `tests/prove/mutants.py`; the tests fail when a mutant survives or this
+page is stale.
 
 | mistake | what breaks | by | states until then | steps of the shortest story |
 |---|---|---|---|---|

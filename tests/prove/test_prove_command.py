@@ -14,7 +14,7 @@ from nodoubt.prove.databases import Fault
 def test_a_world_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prove", "enumerate", "--branches", "3", "--settlers", "1", "--faults", "crash"]) == 0
     out, _ = capsys.readouterr()
-    assert out.startswith("3 branches, 1 settlers, crash: ")
+    assert out.startswith("3 branches, 1 settler, crash: ")
     assert out.endswith("all invariants hold\n")
 
 
