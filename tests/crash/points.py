@@ -52,7 +52,12 @@ def _refuse(others: int) -> Iterator[tuple[str, str]]:
         yield from [("order Prepare 1", "C3"), ("fact Refused 1", "C5")]
     if others > 1:
         # One branch promised before another refused: a tombstone first, then it is rolled back.
-        yield from [("order Probe 1", "C6"), ("fact FoundAborted 1", "C8"), ("order RollbackBranch 2", "C8")]
+        yield from [
+            ("order Probe 1", "C6"),
+            ("sent Probe 1", "C7"),
+            ("fact FoundAborted 1", "C8"),
+            ("order RollbackBranch 2", "C8"),
+        ]
         yield from [("sent RollbackBranch 2", "C9"), ("fact BranchRolledBack 2", "C10")]
 
 
@@ -84,7 +89,7 @@ def boundaries(branches: Sequence[int] = (1, 2, 3), ends: Sequence[str] = tuple(
 def addressee(case: Case) -> str:
     """The node that the request of a "sent" point goes to."""
     _, order, number = case.point.split()
-    return case.names[{"Decide": 0, "Prepare": int(number)}.get(order, 1)]
+    return case.names[{"Decide": 0, "Probe": 0, "Prepare": int(number)}.get(order, 1)]
 
 
 #: What travels on the way to a commit: the request, the number of its branch, and the moments before and after it arrives.
@@ -109,3 +114,40 @@ def packets(arrives: Sequence[Arrives], then: Then) -> Iterator[Case]:
                 point = f"{statement.name} {number}"
                 variant = f"{what.name} {then.name}"
                 yield Case(names=names, end=end, point=point, c=c, variant=variant)
+
+
+#: What a settler does to a branch whose transaction was decided by nobody, and to one that was decided.
+_UNDECIDED = [("before prepared 1", "C6"), ("before probe 1", "C6"), ("after probe 1", "C7"), ("before finish 1", "C8")]
+_DECIDED = [("before probe 1", "C8"), ("after probe 1", "C8"), ("before finish 1", "C8")]
+_MARKING = [("before complete 1", "C11"), ("after complete 1", "C11"), ("after drop_evidence 1", "C11")]
+
+
+def settling() -> Iterator[Case]:
+    """Every boundary between two steps of a settler, with one other branch and with two."""
+    for names in _one_shape_each():
+        finished = [("after finish 1", "C9" if len(names) == 2 else "C10")]
+        for end, points in (("abort", _UNDECIDED + finished), ("commit", _DECIDED + finished + _MARKING)):
+            yield from [Case(names=names, end=end, point=point, c=c) for point, c in points]
+
+
+def purging() -> Iterator[Case]:
+    """Between the steps of a purge."""
+    for names in _one_shape_each():
+        for point in ("before purge 1", "after purge 1", "after purge 3"):
+            yield Case(names=names, end="commit", point=point, c="C12")
+
+
+def by_hand() -> Iterator[Case]:
+    """Every moment at which a branch of a server is prepared and its owner stands still or is gone."""
+    for names in shapes((2, 3)):
+        points = [("commit", "order Decide 1", "C6"), ("commit", "order CommitBranch 1", "C8")]
+        if len(names) == 3 and names[1] != "sqlite":
+            points.append(("refuse", "order RollbackBranch 2", "C8"))
+        if names[1:] != ("sqlite",):
+            yield from [Case(names=names, end=end, point=point, c=c) for end, point, c in points]
+
+
+def _one_shape_each() -> Iterator[tuple[str, ...]]:
+    for turn, home in enumerate(KINDS):
+        others = KINDS[turn + 1 :] + KINDS[:turn]
+        yield from [(home, others[0]), (home, *others)]

@@ -15,7 +15,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nodoubt import AsyncTransactionManager, NodoubtError, Outcome
@@ -62,6 +63,21 @@ class Fuse:
         # An order that is about to be carried out may be the one whose answer must not be read.
         if name.startswith("order ") and f"sent {name.removeprefix('order ')} {self.seen[name]}" == self.point:
             self.armed = True
+
+    def listen(self, nodes: Mapping[str, Any]) -> None:
+        """Each call of recovery has a moment before it and one after it."""
+        for node in nodes.values():
+            for name in ("prepared", "probe", "finish", "complete", "drop_evidence", "purge"):
+                setattr(node, name, self._around(name, getattr(node, name)))
+
+    def _around(self, name: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def step(*arguments: Any, **options: Any) -> Any:
+            self.moment(f"before {name}")
+            result = await call(*arguments, **options)
+            self.moment(f"after {name}")
+            return result
+
+        return step
 
     def cut_replies(self, session: type[Any]) -> None:
         """Make the driver strike when the packet of an armed order has left."""
@@ -128,12 +144,20 @@ async def run(connection: Any, sql: str) -> None:
         await result
 
 
+async def purge_all(tm: AsyncTransactionManager) -> None:
+    """Delete all that is complete, however young."""
+    tm.engine.settings = replace(tm.engine.settings, retention_s=0)
+    await tm.engine.flush()
+    await tm.engine.purge()
+
+
 async def main(spec: dict[str, Any]) -> None:
     fuse = Fuse(spec.get("point", ""), spec.get("action", ""))
     fuse.cut_replies(AsyncpgSession)
     fuse.cut_replies(AiomysqlSession)
     tm = AsyncTransactionManager.open(spec["nodes"], domain=spec["domain"], settle=False, watch=fuse.watch)
     async with tm:
+        fuse.listen(tm.engine.nodes)
         if spec["end"] == "settle":
             for _ in range(spec["rounds"]):
                 report = await tm.settle(grace_s=0)
@@ -150,6 +174,8 @@ async def main(spec: dict[str, Any]) -> None:
             reach=fuse.reach,
         )
         say(told=outcome.state, strays=outcome.strays)
+        if spec.get("purge"):
+            await purge_all(tm)
 
 
 if __name__ == "__main__":
