@@ -1,6 +1,6 @@
 # The commands of this project; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help venv servers java demo test newest check prove bench docs clean
+.PHONY: help venv servers java demo test newest check prove torture bench docs clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -48,6 +48,9 @@ prove: java venv ## run the engine through every interleaving, and TLC on its tw
 
 bench: servers .venv/.bench ## measure against the peers, on real servers of its own
 	@$(BIN)/nodoubt bench $(ARGS)
+
+torture: servers venv ## strike real servers of its own with every fault, and judge; ARGS="--minutes 10 --report torture.html"
+	@$(BIN)/nodoubt torture $(ARGS)
 
 docs: venv ## make the pages again that come from tables: the protocol, and the mutants
 	@$(BIN)/python -m tests.protocol.diagram

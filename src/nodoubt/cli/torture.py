@@ -37,7 +37,9 @@ def add(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--nodes", nargs="+", action="extend", metavar="NAME=URL", help="two or more disposable databases")
+    where.add_argument(
+        "--nodes", nargs="+", action="extend", metavar="NAME=URL", help="two or more disposable databases"
+    )
     where.add_argument(
         "--own",
         metavar="KIND,KIND",
@@ -49,7 +51,9 @@ def add(subparsers: Any) -> None:
     long.add_argument("--minutes", type=float, help="how long")
     parser.add_argument("--workers", type=int, default=4, help="worker processes (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="draws faults, moments, victims and jobs (default: a new one)")
-    parser.add_argument("--faults", metavar="KIND,KIND", help="only these kinds of faults (default: all that can be had here)")
+    parser.add_argument(
+        "--faults", metavar="KIND,KIND", help="only these kinds of faults (default: all that can be had here)"
+    )
     parser.add_argument("--unprotected", action="store_true", help="for contrast: plain commits")
     parser.add_argument("--yes", action="store_true", help="don't ask before writing to --nodes")
     parser.add_argument("--replace", action="store_true", help="drop the tables of a run that was killed")
@@ -100,14 +104,18 @@ def _options(arguments: argparse.Namespace) -> Options:
         raise ConfigError("--nodes: a transaction over several nodes needs two at least")
     own = arguments.own.split(",")
     if len(own) < 2 or not set(own) <= set(OWN):
-        raise ConfigError(f"--own: {arguments.own!r}", hint="two or more of postgresql and mariadb, with commas between")
+        raise ConfigError(
+            f"--own: {arguments.own!r}", hint="two or more of postgresql and mariadb, with commas between"
+        )
     seconds = arguments.seconds if arguments.minutes is None else 60 * arguments.minutes
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"{seconds:g} seconds is no time to run")
     if arguments.workers < 1:
         raise ConfigError(f"--workers: {arguments.workers} is not a number of workers", hint="at least 1")
     try:
-        faults = tuple(Kind) if arguments.faults is None else tuple(map(Kind, filter(None, arguments.faults.split(","))))
+        faults = (
+            tuple(Kind) if arguments.faults is None else tuple(map(Kind, filter(None, arguments.faults.split(","))))
+        )
     except ValueError as error:
         raise ConfigError(f"--faults: {error}", hint=f"there are {', '.join(Kind)}") from None
     for path in (arguments.report, arguments.history):

@@ -35,23 +35,16 @@ class SmallDisk:
 
     def __init__(self, bytes_max: int = DISK_BYTES) -> None:
         """Mount it. Raises OSError where that is not allowed."""
-        libc = ctypes.CDLL(None, use_errno=True)
-
-        def call(done: int) -> None:
-            if done:
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
         self.folder = Path(tempfile.mkdtemp(prefix="nodoubt-disk-", dir="/tmp"))
         self._ballast = self.folder / "ballast"
+        options = f"size={bytes_max},mode=755".encode()
         try:
-            call(libc.unshare(_CLONE_NEWNS))
-            call(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
-            options = f"size={bytes_max},mode=755".encode()
-            call(libc.mount(b"none", os.fsencode(self.folder), b"tmpfs", 0, options))
+            _call("unshare", _CLONE_NEWNS)
+            _call("mount", b"none", b"/", None, _MS_REC | _MS_PRIVATE, None)
+            _call("mount", b"none", os.fsencode(self.folder), b"tmpfs", 0, options)
         except OSError:
             self.folder.rmdir()
             raise
-        self._unmount = lambda: call(libc.umount2(os.fsencode(self.folder), _MNT_DETACH))
 
     def fill(self) -> None:
         """Leave no byte free."""
@@ -67,8 +60,14 @@ class SmallDisk:
 
     def close(self) -> None:
         """Unmount; whatever is still open on it lives until it is closed."""
-        self._unmount()
+        _call("umount2", os.fsencode(self.folder), _MNT_DETACH)
         self.folder.rmdir()
+
+
+def _call(function: str, *arguments: int | bytes | None) -> None:
+    """Call a function of the C library. Raises OSError when it fails."""
+    if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def why_no_small_disk() -> str:

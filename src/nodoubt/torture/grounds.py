@@ -1,4 +1,4 @@
-"""Where the torture takes place: servers of our own or databases that were named, each behind a proxy; and what can be done to them."""
+"""Where the torture takes place: servers of our own or named databases, each behind a proxy, and what can befall them."""
 
 from __future__ import annotations
 
@@ -67,10 +67,8 @@ def ground(options: Options) -> Iterator[Grounds]:
     """The nodes that were named, or servers of our own that end with the block."""
     on, off = possible(options)
     with contextlib.ExitStack() as stack:
-        if options.nodes:
-            grounds = Grounds(urls=options.nodes, on=on, off=off)
-        else:
-            grounds = _own(options.own, stack, on, off)
+        named = Grounds(urls=options.nodes, on=on, off=off)
+        grounds = named if options.nodes else _own(options.own, stack, on, off)
         if Kind.NETWORK in on:
             grounds.proxies = {
                 name: stack.enter_context(Proxy(url, _schedule(options, number)))

@@ -1,7 +1,7 @@
 """Carries the plan out, and keeps what really happened.
 
-A fault counts when it happened: a worker that was gone, a forced write that nobody asked for in time, a request that never came do
-not count. A server is struck by one fault at a time, and is well again before the next.
+A fault counts when it happened: a forced write that nobody asked for in time, or a request that never came, does not. A
+server is struck by one fault at a time, and is well again before the next.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class Injector:
         for name, proxy in self._grounds.proxies.items():
             struck = proxy.struck
             for fault in struck[self._seen[name] :]:
-                self._happened(Kind.NETWORK, name, f"{fault.statement}: {fault.arrives}, then {fault.then.name.lower()}")
+                self._happened(
+                    Kind.NETWORK, name, f"{fault.statement}: {fault.arrives}, then {fault.then.name.lower()}"
+                )
             self._seen[name] = len(struck)
 
     async def _strike(self, strike: Strike) -> None:

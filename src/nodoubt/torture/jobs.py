@@ -1,7 +1,7 @@
 """What the transactions do: transfers, appends to lists, reservations; and the tables of the last two.
 
-Knows SQL; knows neither processes nor how a transaction is committed: that is the ``Hand``'s. Jobs touch nodes, and rows of a node,
-in one order, so that no two of them wait for each other in a ring.
+Knows SQL; knows neither processes nor how a transaction is committed: that is the ``Hand``'s. Lists are touched in the order of
+their names, and the legs of a transfer in that of the nodes, so that few wait for each other in a ring.
 """
 
 from __future__ import annotations
@@ -42,8 +42,13 @@ class Hand(Protocol):
 class Job(Protocol):
     """What one transaction does."""
 
-    name: str
-    value: Any
+    @property
+    def name(self) -> str:
+        """The kind of work."""
+
+    @property
+    def value(self) -> Any:
+        """What is asked for."""
 
     @property
     def writes(self) -> set[str]:

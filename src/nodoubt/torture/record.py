@@ -13,8 +13,6 @@ from typing import Any
 FINAL = "final"
 """The process that reads every list at the end."""
 
-_ORDER = {"invoke": 0}
-
 
 @dataclass(slots=True, kw_only=True)
 class Done:
@@ -24,9 +22,8 @@ class Done:
     work: str
     #: ``ok``, ``fail`` or ``info``: nobody knows, since the client was killed or was told so.
     ending: str = "info"
-    #: What it was to do, and what it saw.
+    #: The ops of a transaction on lists.
     asked: Any = None
-    value: Any = None
 
 
 class Record:
@@ -47,25 +44,26 @@ class Record:
         """Take an op from a worker."""
         process = op["process"]
         if op["type"] == "invoke":
-            self._open[process] = self.done[op["gid"]] = Done(gid=op["gid"], work=op["work"], asked=op["value"])
+            done = self._open[process] = self.done[op["gid"]] = Done(gid=op["gid"], work=op["work"], asked=op["value"])
         else:
             done = self._open.pop(process)
-            done.ending, done.value = op["type"], op["value"]
+            done.ending = op["type"]
             if op["why"]:
                 self.reasons[op["why"]] += 1
             if done.ending == "ok":
                 self.commits_ns.append(op["time"])
-        done = self.done[op["gid"]] if op["type"] == "invoke" else done
-        if done.work == "lists":
-            self._ops.append({key: op[key] for key in ("type", "process", "value", "time")} | {"gid": done.gid})
+        self._keep(done, {key: op[key] for key in ("type", "process", "value", "time")})
 
     def give_up(self, worker: int, time_ns: int) -> None:
         """A worker was killed: nobody knows what became of its open transactions."""
         for process in [process for process in self._open if process.startswith(f"{worker}.")]:
-            done = self._open.pop(process)
-            if done.work == "lists":
-                op = {"type": "info", "process": process, "value": None, "time": time_ns, "gid": done.gid}
-                self._ops.append(op)
+            op = {"type": "info", "process": process, "value": None, "time": time_ns}
+            self._keep(self._open.pop(process), op)
+
+    def _keep(self, done: Done, op: dict[str, Any]) -> None:
+        """Only the lists have a history; the other work is judged by what it left."""
+        if done.work == "lists":
+            self._ops.append(op | {"gid": done.gid})
 
     def count(self, ending: str) -> int:
         """How many transactions ended so."""
@@ -73,9 +71,9 @@ class Record:
 
     def history(self, final: Mapping[str, list[int]]) -> list[dict[str, Any]]:
         """The history of the lists, with a last read of every key."""
-        ops = sorted(self._ops, key=lambda op: (op["time"], _ORDER.get(op["type"], 1)))
+        ops = sorted(self._ops, key=lambda op: (op["time"], op["type"] != "invoke"))
         after = ops[-1]["time"] + 1 if ops else 0
-        # A list that nobody ever read to the end, or whose first append aborted, is read as empty.
+        # A list whose first append aborted is not there, and so read as empty.
         keys = {key for op in ops for _, key, _ in op["value"] or ()} | set(final)
         value = [["r", key, final.get(key, [])] for key in sorted(keys)]
         blank = [["r", key, None] for _, key, _ in value]

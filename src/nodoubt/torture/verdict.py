@@ -1,8 +1,9 @@
 """What is wrong: the judge's word on the lists, and invariants read from the databases by plain SQL after everything is settled.
 
-Two histories are judged. With all reads, read-committed must hold: that is what nodoubt promises over several nodes when each
-of them keeps it. Without the reads during the run, of the appends and the last read of every key, strict serializability must: all
-locks are held until the decision, so the decisions are the order, and nothing may be torn, lost, or there although it was aborted.
+Two histories are judged. With all reads, read-committed must hold: a branch is seen by others only after the decision, so
+whoever saw something was decided later. Without the reads during the run, of the appends and the last read of every key, strict
+serializability must: all locks are held until the decision, so the decisions are the order, and nothing may be torn, lost, or
+there although it was aborted. Stronger levels are not promised: between two commits a reader sees one and not yet the other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A worker process: does jobs in several lanes at once until its standard input ends, or until it is killed.
 
-Run as a program; it speaks as ``nodoubt.demo.worker`` does. Its reports are ops: ``type`` is ``invoke``, ``ok``, ``fail`` or ``info``, and
-``time`` the machine's monotonic clock in nanoseconds, which all processes share.
+Run as a program; it speaks as ``nodoubt.demo.worker`` does. Its reports are ops: ``type`` is ``invoke``, ``ok``, ``fail`` or
+``info``, and ``time`` the machine's monotonic clock in nanoseconds, which all processes share.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Toiler(Worker):
         self._started_ns: int = told["started_ns"]
         self._number: int = told["number"]
         self._values = itertools.count(self._number * VALUES_PER_WORKER, OPS_MAX)
-        #: What a process recorded last is not known to have ended: it is given up, and another goes on.
+        #: A process of the history whose last transaction may still take effect is given up, and another goes on.
         self._processes = itertools.count(1)
 
     def draw(self) -> Job:
@@ -147,9 +147,7 @@ class Toiler(Worker):
             sessions: dict[str, PlainSession] = {}
             with suppress(NodoubtError, TimeoutError):
                 async with asyncio.timeout(TIMEOUT_S):
-                    sessions = await stack.enter_async_context(
-                        connections(load(self._nodes, domain=self.domain).nodes)
-                    )
+                    sessions = await stack.enter_async_context(connections(load(self._nodes, domain=self.domain).nodes))
             try:
                 yield sessions
             finally:
