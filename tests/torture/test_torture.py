@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,8 @@ from nodoubt.torture.jobs import LISTS
 from tests.conftest import DatabaseFactory
 
 
-async def torture(*arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Its exit code, closing object and standard error."""
+@asynccontextmanager
+async def started(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "nodoubt", "torture", "--json", *arguments),
         stdin=asyncio.subprocess.DEVNULL,
@@ -27,13 +30,23 @@ async def torture(*arguments: str) -> tuple[int, dict[str, Any], str]:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await process.communicate()
+        yield process
     finally:
         if process.returncode is None:
             process.kill()
             await process.communicate()
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int, dict[str, Any], str]:
+    """Its exit code, closing object and standard error."""
+    out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, json.loads(out), err.decode()
+
+
+async def torture(*arguments: str) -> tuple[int, dict[str, Any], str]:
+    async with started(*arguments) as process:
+        return await ended(process)
 
 
 async def test_every_fault_on_servers_of_its_own_ends_clean(tmp_path: Path) -> None:
@@ -77,11 +90,23 @@ async def test_plain_commits_are_convicted() -> None:
     assert any("by halves" in wrong or "some of their nodes" in wrong for wrong in closing["wrong"]), closing
 
 
+async def test_an_interrupt_ends_it_early_and_well() -> None:
+    own = ("--own", "postgresql,mariadb", "--faults", "worker-kill,server-kill,server-pause")
+    async with started("--seconds", "1000", "--seed", "4", *own) as process:
+        assert process.stderr is not None
+        while b" committed " not in (line := await process.stderr.readline()):
+            assert line, "it ended before it began"
+        process.send_signal(signal.SIGINT)
+        status, closing, err = await ended(process)
+    assert (status, closing["wrong"], closing["failure"]) == (0, [], ""), err
+    assert closing["seconds"] < 1000
+
+
 async def test_named_databases_are_left_as_they_were(database: DatabaseFactory) -> None:
     nodes = {"a": database("postgresql"), "b": database("mariadb"), "c": database("sqlite")}
     named = [f"{name}={url}" for name, url in nodes.items()]
     status, closing, err = await torture("--yes", "--seconds", "3", "--seed", "3", "--nodes", *named)
-    assert (status, closing["wrong"]) == (0, []), err
+    assert (status, closing.get("wrong")) == (0, []), (closing, err)
     assert closing["faults_by_kind"]["worker-kill"] == 1
     assert "started itself" in closing["faults_off"]["server-kill"]
     async with connections({name: NodeSettings(url=url) for name, url in nodes.items()}) as sessions:

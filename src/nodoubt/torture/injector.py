@@ -54,7 +54,7 @@ class Injector:
         return Counter(fault.kind for fault in self.faults)
 
     async def carry_out(self, plan: Sequence[Strike], started: float) -> None:
-        """Strike as planned; returns when the last strike is over and its victim well again."""
+        """Strike as planned; returns, cancelled or not, when each strike that began is over and its victim well again."""
         self._started = started
         loop = asyncio.get_running_loop()
         strikes: list[asyncio.Task[None]] = []
@@ -64,8 +64,7 @@ class Injector:
                 strikes.append(asyncio.create_task(self._strike(strike)))
             await asyncio.gather(*strikes)
         finally:
-            for task in strikes:
-                task.cancel()
+            # A server is not left between its end and its restart, nor a worker stopped.
             await asyncio.gather(*strikes, return_exceptions=True)
 
     async def follow_network(self, started: float) -> None:
@@ -105,8 +104,12 @@ class Injector:
                 self._happened(strike.kind, f"worker {number}", "stopped", loop.time() - began)
             case _:
                 async with self._busy[strike.server]:
+                    await self.revive(strike.server)
                     began = loop.time()
-                    detail = await self._strike_server(strike)
+                    try:
+                        detail = await self._strike_server(strike)
+                    except ServerFailed:  # it was still dying of the last fault
+                        detail = ""
                     await self.revive(strike.server)
                     if detail:
                         self._happened(strike.kind, strike.server, detail, loop.time() - began)
@@ -135,6 +138,15 @@ class Injector:
                 with failing_sync(server) as log:
                     failed = await asyncio.to_thread(wait_for_failed_sync, log, strike.lasts_s)
                 return f"{failed} forced writes failed" if failed else ""
+
+    async def tend_servers(self) -> None:
+        """Restart servers that died of a fault after it was over, until cancelled. Raises ServerFailed."""
+        while True:
+            for name, busy in self._busy.items():
+                if not self._grounds.servers[name].running:
+                    async with busy:
+                        await self.revive(name)
+            await asyncio.sleep(LOOK_S)
 
     async def revive(self, name: str) -> None:
         """Bring a server back whatever was done to it. Raises ServerFailed."""

@@ -112,9 +112,11 @@ class _Run:
             looking += [self.injector.follow_network(started), self._show(started)]
             watching = [asyncio.create_task(look) for look in looking]
             striking = asyncio.create_task(self.injector.carry_out(strikes, started))
-            watching.append(striking)
-            await self._until(started, striking)
+            tending = asyncio.create_task(self.injector.tend_servers())
+            watching += [striking, tending]
+            await self._until(started, striking, tending)
             self.seconds = loop.time() - started
+            await _cancel(striking)
             for proxy in self.grounds.proxies.values():
                 proxy.heal()
             await self.crew.stop()
@@ -124,18 +126,18 @@ class _Run:
             self.failure = str(error)
         finally:
             loop.remove_signal_handler(signal.SIGINT)
-            for task in watching:
-                task.cancel()
-            await asyncio.gather(*watching, return_exceptions=True)
+            await _cancel(*watching)
             await self.crew.end()
             self.injector.look_at_network()
             self.view.clear()
 
-    async def _until(self, started: float, striking: asyncio.Task[None]) -> None:
+    async def _until(self, started: float, striking: asyncio.Task[None], tending: asyncio.Task[None]) -> None:
         """Wait for the end of the time and of the last fault, or for an interrupt, which ends the run early and well."""
         loop = asyncio.get_running_loop()
         while not self._interrupted.is_set():
             self.crew.check()
+            if tending.done():
+                tending.result()
             if striking.done():
                 striking.result()
                 if loop.time() - started >= self.options.seconds:
@@ -183,6 +185,13 @@ class _Run:
             failure=self.failure,
             files=self.files,
         )
+
+
+async def _cancel(*tasks: asyncio.Task[None]) -> None:
+    """Cancel, and wait for the end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _found(options: Options, config: Config) -> int:
