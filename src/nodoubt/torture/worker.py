@@ -38,12 +38,8 @@ SETTINGS = {
     "retention_s": 150.0,
     "purge_every_s": 20.0,
 }
-NODE_SETTINGS = {
-    "session_limit_s": 15.0,
-    "acquire_timeout_s": 2.0,
-    "connect_timeout_s": 2.0,
-    "lock_timeout_s": 1.0,
-}
+SESSION_LIMIT_S = 15.0
+IMPATIENCE = {"acquire_timeout_s": 2.0, "connect_timeout_s": 2.0, "lock_timeout_s": 1.0}
 #: Pause after a failure, and before opening nodes is tried again.
 PAUSE_S = 0.2
 CLOSE_TIMEOUT_S = 1.0
@@ -64,7 +60,7 @@ class Toiler(Worker):
     def __init__(self, told: Mapping[str, Any]) -> None:
         super().__init__(DOMAIN, told["seed"])
         self.kinds: dict[str, str] = told["kinds"]
-        self._nodes = node_tables(told["nodes"])
+        self._nodes = node_tables(told["nodes"], **IMPATIENCE)
         self._started_ns: int = told["started_ns"]
         self._number: int = told["number"]
         self._values = itertools.count(self._number * VALUES_PER_WORKER, OPS_MAX)
@@ -230,9 +226,9 @@ class Unprotected:
             await session.command("COMMIT")
 
 
-def node_tables(urls: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Nodes with settings under which much happens within minutes."""
-    return {name: {"url": url, **NODE_SETTINGS} for name, url in urls.items()}
+def node_tables(urls: Mapping[str, str], **more: float) -> dict[str, dict[str, Any]]:
+    """Nodes whose sessions don't outlive a decision that is purged within minutes."""
+    return {name: {"url": url, "session_limit_s": SESSION_LIMIT_S, **more} for name, url in urls.items()}
 
 
 def invoke(process: str, job: Job, gid: str) -> None:
