@@ -1,0 +1,178 @@
+"""What strikes the world at a moment, and its healing. What becomes of packets is the network's; what callers do, the workload's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from nodoubt.sim.plan import STROKES
+from nodoubt.sim.server import Server
+
+if TYPE_CHECKING:
+    from nodoubt.sim.run import Simulation
+
+
+class Faults:
+    """Strokes of one history."""
+
+    def __init__(self, world: Simulation) -> None:
+        self._world = world
+        self._random = world.plan.stream("strokes")
+        self._healed = False
+        #: gid -> what an operator did, by node.
+        self.by_hand: dict[tuple[str, str], bool] = {}
+
+    def begin(self) -> None:
+        """Schedule every stroke."""
+        plan = self._world.plan
+        for kind in STROKES:
+            random = plan.stream(kind) if kind in plan.rates else None
+            if random is not None:
+                for _ in range(int(plan.rates[kind])):
+                    self._world.schedule.at(random.random() * plan.horizon_s, self._strike, kind)
+
+    def _strike(self, kind: str) -> None:
+        if not self._healed and _STRIKE[kind](self):
+            self._world.observer.hit("fault", kind)
+
+    def heal(self) -> None:
+        """The last fault is over: everything runs and is reached."""
+        self._healed = True
+        world = self._world
+        world.observer.say("world", "heals")
+        world.network.heal()
+        for server in world.servers.values():
+            server.disk.slowness, server.disk.full, server.disk.fails = 1.0, False, False
+            server.resume()
+            server.start()
+        for name, process in list(world.processes.items()):
+            if process.loop.dead:
+                world.boot(name)
+            else:
+                process.loop.resume()
+
+    # Kinds
+
+    def _some_process(self) -> str | None:
+        running = [name for name, process in self._world.processes.items() if process.loop.is_running()]
+        return self._random.choice(running) if running else None
+
+    def _some_server(self) -> Server:
+        return self._random.choice(list(self._world.servers.values()))
+
+    def _long_s(self) -> float:
+        return float(10 ** self._random.uniform(-1, 2.5))
+
+    def _kill(self, *, with_machine: bool) -> bool:
+        name = self._some_process()
+        if name is None:
+            return False
+        world = self._world
+        world.crash_points(name)
+        world.observer.say(name, "loses power" if with_machine else "is killed")
+        world.processes[name].kill(with_machine=with_machine)
+        world.schedule.after(self._random.random() * 10, self._reboot, name)
+        return True
+
+    def _reboot(self, name: str) -> None:
+        if self._world.processes[name].loop.dead:
+            self._world.boot(name)
+
+    def _pause(self) -> bool:
+        name = self._some_process()
+        if name is None:
+            return False
+        process, seconds = self._world.processes[name], self._long_s()
+        self._world.observer.say(name, f"is stopped for {seconds:.1f} s")
+        process.loop.pause()
+        self._world.schedule.after(seconds, process.loop.resume)
+        return True
+
+    def _kill_server(self) -> bool:
+        server = self._some_server()
+        server.crash()
+        return True
+
+    def _pause_server(self) -> bool:
+        server, seconds = self._some_server(), self._long_s()
+        self._world.observer.say(server.name, f"is stopped for {seconds:.1f} s")
+        server.pause()
+        self._world.schedule.after(seconds, server.resume)
+        return True
+
+    def _partition(self) -> bool:
+        world = self._world
+        name, server, seconds = self._random.choice(list(world.processes)), self._some_server(), self._long_s()
+        world.observer.say(name, f"does not reach {server.name} for {seconds:.1f} s")
+        world.network.cut(name, server, world.schedule.now + seconds)
+        return True
+
+    def _slow_disk(self) -> bool:
+        server = self._some_server()
+        slowness = float(10 ** self._random.uniform(1, 4))
+        self._world.observer.say(server.name, f"has a disk that is {slowness:.0f} times slower")
+        server.disk.slowness = slowness
+        self._world.schedule.after(self._long_s(), setattr, server.disk, "slowness", 1.0)
+        return True
+
+    def _full_disk(self) -> bool:
+        server = self._some_server()
+        self._world.observer.say(server.name, "has a full disk")
+        server.disk.full = True
+        self._world.schedule.after(self._long_s(), setattr, server.disk, "full", False)
+        return True
+
+    def _failing_disk(self) -> bool:
+        server = self._some_server()
+        self._world.observer.say(server.name, "will fail its next forced write")
+        server.disk.fails = True
+        return True
+
+    def _jump(self) -> bool:
+        world = self._world
+        seconds = self._random.choice((-1, 1)) * self._long_s() * 20
+        if self._random.random() < 0.5:
+            name = self._random.choice(list(world.processes))
+            world.clock(name).ahead_s += seconds
+        else:
+            server = self._some_server()
+            name = server.name
+            server.clock_ahead_s += seconds
+        world.observer.say(name, f"has its clock jump by {seconds:.1f} s")
+        return True
+
+    def _operator(self) -> bool:
+        world = self._world
+        found = [(server, name) for server in world.servers.values() for name in server.store.prepared]
+        if not found:
+            # Come back while there is something to be done.
+            if world.schedule.now < world.plan.horizon_s:
+                world.schedule.after(0.01 + world.plan.horizon_s / 50, self._strike, "operator finishes a branch")
+            return False
+        server, name = self._random.choice(found)
+        commit = self._random.random() < 0.5
+        done = server.finish_by_hand(name, commit=commit)
+        world.observer.say("operator", f"{'commits' if commit else 'rolls back'} {name} on {server.name}: {done}")
+        if done:
+            self.by_hand[gid_of(name), server.name] = commit
+        return done
+
+
+def gid_of(name: str) -> str:
+    """The gid in a prepared branch's name, as either kind of server spells it."""
+    return name.strip("'").split(".")[2].partition("'")[0]
+
+
+_STRIKE: dict[str, Callable[[Faults], bool]] = {
+    "process killed": lambda faults: faults._kill(with_machine=False),
+    "machine lost power": lambda faults: faults._kill(with_machine=True),
+    "process paused": Faults._pause,
+    "server killed": Faults._kill_server,
+    "server paused": Faults._pause_server,
+    "partition": Faults._partition,
+    "slow disk": Faults._slow_disk,
+    "full disk": Faults._full_disk,
+    "forced write fails": Faults._failing_disk,
+    "clock jumps": Faults._jump,
+    "operator finishes a branch": Faults._operator,
+}

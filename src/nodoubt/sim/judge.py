@@ -1,0 +1,123 @@
+"""What must be true of a history in the end: the invariants of recovery, checked against the databases themselves.
+
+Safety is judged of every history. That everything was settled is judged of those that healed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+from nodoubt.errors import NodoubtError
+from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS, Attempt
+
+if TYPE_CHECKING:
+    from nodoubt.sim.process import Process
+    from nodoubt.sim.run import Simulation
+
+
+def open_ends(world: Simulation) -> list[str]:
+    """What is prepared, or decided and not complete. What an operator did is reported for ever instead."""
+    found = []
+    touched = {gid for gid, _ in world.faults.by_hand}
+    for server in world.servers.values():
+        found += [f"{name} is prepared on {server.name}" for name in server.store.prepared]
+        for gid, row in server.store.tables["decision"].items():
+            if row[0] == "committed" and not row[2] and gid not in touched:
+                found.append(f"the decision of {gid} at {server.name} is not complete")
+    return found
+
+
+def durable(world: Simulation) -> Any:
+    """Everything that outlives a power failure and that settling may change."""
+    state = []
+    for server in world.servers.values():
+        tables = server.store.snapshot()
+        # Reading a decision counts a probe where that is what forces it.
+        tables["decision"] = {gid: row[:5] for gid, row in tables["decision"].items()}
+        state.append((tables, sorted(server.store.prepared)))
+    return state
+
+
+async def ask(process: Process, world: Simulation) -> None:
+    """As a new process: settle twice, then compare every outcome with what the databases hold."""
+    while not process.is_open:
+        await process.world.sleep(0.1)
+    for _ in range(2):
+        report = await process.manager.settle(grace_s=0)
+        for doubt in report.strays:
+            world.reported.add((doubt.gid, doubt.node))
+    for attempt in world.attempts:
+        try:
+            outcome = await process.manager.outcome(attempt.gid)
+        except NodoubtError as error:
+            world.observer.violation(f"{attempt.tag}: its outcome cannot be asked: {error.message}")
+            continue
+        told = attempt.told
+        if {told, outcome.state} == {"committed", "aborted"}:
+            world.observer.violation(f"{attempt.tag} was told {told}, and home says {outcome.state}")
+
+
+def safety(world: Simulation) -> None:
+    """Nothing contradicts anything else, in whatever state the world is."""
+    found = _tags(world)
+    for attempt in world.attempts:
+        counts = {node: found[node][attempt.tag] for node in attempt.moved}
+        for node, count in counts.items():
+            if count > 1:
+                world.observer.violation(f"{attempt.tag} {attempt.gid} was applied {count} times on {node}")
+        _judge_end(world, attempt, {node for node, count in counts.items() if count})
+    for node, server in world.servers.items():
+        balance = sum(server.store.tables["account"][account] for account in ACCOUNTS) - BALANCE * len(ACCOUNTS)
+        moved = sum(attempt.moved[node] for attempt in world.attempts if found[node][attempt.tag])
+        if balance != moved:
+            world.observer.violation(f"the accounts on {node} moved by {balance}, its transactions by {moved}")
+
+
+def _judge_end(world: Simulation, attempt: Attempt, there: set[str]) -> None:
+    """One attempt: on which nodes it is, beside its decision and what its caller was told."""
+    say = world.observer.violation
+    what = f"{attempt.tag} {attempt.gid} (told {attempt.told or 'nothing'!r}) is on {sorted(there) or 'no node'}"
+    by_hand = {node for gid, node in world.faults.by_hand if gid == attempt.gid}
+    pending = {
+        node
+        for node, server in world.servers.items()
+        if any(f".{attempt.gid}" in name for name in server.store.prepared)
+    }
+    decided = _decided(world, attempt.gid)
+    missing = set(attempt.moved) - there - by_hand - pending
+    if attempt.told == "aborted" and there - by_hand:
+        say(what)
+    if attempt.told == "committed" and (missing or (world.plan.heals and pending)):
+        say(f"{what}, not on {sorted(missing | pending)}")
+    if there - by_hand and missing:
+        say(f"{what}, but not on {sorted(missing)}")
+    if there - by_hand and not attempt.whole:
+        say(f"{what}, though its block never came to its end")
+    if there - by_hand and decided == {"aborted"}:
+        say(f"{what}, though home decided to abort")
+    if len(decided) > 1:
+        say(f"{what}, and has several decisions")
+
+
+def _decided(world: Simulation, gid: str) -> set[str]:
+    rows = [server.store.tables["decision"].get(gid) for server in world.servers.values()]
+    return {row[0] for row in rows if row is not None}
+
+
+def _tags(world: Simulation) -> dict[str, Counter[str]]:
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for node, server in world.servers.items():
+        for name in LISTS:
+            found[node].update(server.store.tables["list"][name])
+    return found
+
+
+def liveness(world: Simulation) -> None:
+    """After healing: whoever contradicted a decision by hand is named, to the caller or by settling."""
+    for (gid, node), commit in world.faults.by_hand.items():
+        decided = _decided(world, gid)
+        if decided and decided != {"committed" if commit else "aborted"}:
+            told = any(node in attempt.strays for attempt in world.attempts if attempt.gid == gid)
+            named = told or (gid, node) in world.reported
+            world.observer.hit("by hand", "named" if named else "not named")

@@ -1,0 +1,99 @@
+"""What one seed means: how big the world is, what work is done in it, which faults are on, and how often they strike.
+
+There is one stream of random numbers for each concern, so that switching a kind of fault off leaves the others as they were as
+long as it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from nodoubt.sim.network import FATES
+
+#: Faults that strike at a moment, and how many strike in one history at most.
+STROKES = {
+    "process killed": 3,
+    "machine lost power": 2,
+    "process paused": 2,
+    "server killed": 3,
+    "server paused": 2,
+    "partition": 3,
+    "slow disk": 2,
+    "full disk": 2,
+    "forced write fails": 2,
+    "clock jumps": 3,
+    "operator finishes a branch": 2,
+}
+#: Faults that callers make.
+CALLERS = ("caller cancels", "caller times out", "block raises")
+KINDS = (*FATES, *STROKES, *CALLERS)
+#: Kinds of nodes, as often as they are drawn.
+NODES = ("postgresql", "postgresql", "mariadb", "mariadb")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One history. Everything else follows from it and the seed."""
+
+    seed: int
+    #: name -> kind; the first is home wherever nothing else is said
+    nodes: dict[str, str]
+    processes: int
+    clients: int
+    transactions: int
+    #: Virtual seconds in which faults strike.
+    horizon_s: float
+    #: kind -> how likely (packets, callers) or how many times (strokes)
+    rates: dict[str, float] = field(default_factory=dict)
+    #: Without end, faults never heal, and only safety is judged.
+    heals: bool = True
+
+    def stream(self, concern: str) -> Random:
+        """The random numbers of one concern."""
+        return Random(f"{self.seed}/{concern}")
+
+    def shrunk(self, *, transactions: int | None = None, faults: Collection[str] | None = None) -> Plan:
+        """The same history with fewer transactions, or fewer kinds of faults."""
+        rates = {kind: rate for kind, rate in self.rates.items() if faults is None or kind in faults}
+        return replace(self, transactions=transactions or self.transactions, rates=rates)
+
+    def lines(self) -> list[str]:
+        """What it is, for people."""
+        nodes = ", ".join(f"{name} ({kind})" for name, kind in self.nodes.items())
+        return [
+            f"seed {self.seed}: {nodes}; {self.processes} processes, {self.clients} clients,"
+            f" {self.transactions} transactions, faults for {self.horizon_s:.0f} s"
+            + ("" if self.heals else ", never healing"),
+            *(f"  {kind}: {rate:.3g}" for kind, rate in self.rates.items()),
+        ]
+
+
+def draw(seed: int, *, heals: bool = True) -> Plan:
+    """What a seed means."""
+    random = Random(f"{seed}/plan")
+    count = random.choice((2, 2, 2, 3))
+    nodes = {f"{kind[0]}{number}": kind for number, kind in enumerate(random.choices(NODES, k=count))}
+    # Each seed leaves some kinds out, and some seeds most of them: rare orders of events need quiet elsewhere.
+    share = random.choice((0.0, 0.15, 0.3, 0.5))
+    rates: dict[str, float] = {}
+    for kind in KINDS:
+        if random.random() >= share:
+            continue
+        if kind in STROKES:
+            rates[kind] = random.randint(1, STROKES[kind])
+        elif kind in CALLERS:
+            rates[kind] = random.choice((0.1, 0.3))
+        else:
+            rates[kind] = 10 ** random.uniform(-3, -1)
+    return Plan(
+        seed=seed,
+        nodes=nodes,
+        processes=random.choice((1, 2, 2, 3)),
+        clients=random.randint(1, 2),
+        transactions=random.randint(5, 12),
+        horizon_s=random.choice((2.0, 10.0, 40.0)),
+        rates=rates,
+        heals=heals,
+    )
