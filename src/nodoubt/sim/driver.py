@@ -51,6 +51,7 @@ class SimulatedSession:
         self.loop = loop
         self.cut = False
         self._number = 0
+        self._text = ""
         self._waiting: asyncio.Future[Answer] | None = None
         self._line = Line(network, machine, server, self)
         self._observer = network.observer
@@ -64,6 +65,7 @@ class SimulatedSession:
             raise ConnectionLost("the connection is closed")
         self._number += 1
         number = self._number
+        self._text = text
         waiting = self._waiting = self.loop.create_future()
         if self._observer.lines is not None:
             self._observer.say(self._machine, f"> {self._names} {text} {values or ''}")
@@ -77,6 +79,11 @@ class SimulatedSession:
             else:
                 self.abandon()
             raise
+
+    @property
+    def asks(self) -> str:
+        """What it waits for an answer to; "" if it waits for none."""
+        return self._text if self._waiting is not None and not self._waiting.done() else ""
 
     def answered(self, number: int, answer: Answer | SqlError) -> None:
         """The network brings an answer."""

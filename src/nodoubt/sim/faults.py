@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import TYPE_CHECKING
 
 from nodoubt.sim.plan import STROKES
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from nodoubt.sim.run import Simulation
 
 
+#: About so many messages of the protocol belong to one transaction.
+MESSAGES = 7
+
+
 class Faults:
     """Strokes of one history."""
 
@@ -19,6 +24,8 @@ class Faults:
         self._world = world
         self._random = world.plan.stream("strokes")
         self._healed = False
+        #: The process whose message brought the stroke about, if one did.
+        self._aimed_at = ""
         #: gid -> what an operator did, by node.
         self.by_hand: dict[tuple[str, str], bool] = {}
 
@@ -29,9 +36,23 @@ class Faults:
             random = plan.stream(kind) if kind in plan.rates else None
             if random is not None:
                 for _ in range(int(plan.rates[kind])):
-                    self._world.schedule.at(random.random() * plan.horizon_s, self._strike, kind)
+                    self._aim(kind, random)
 
-    def _strike(self, kind: str) -> None:
+    def _aim(self, kind: str, random: Random) -> None:
+        """Some strike at any time, some right after a message of the protocol: most of the time nothing happens."""
+        plan = self._world.plan
+        if random.random() < 0.4:
+            self._world.schedule.at(random.random() * plan.horizon_s, self._strike, kind)
+            return
+        delay_s = random.choice((0.0, 1.0, 3.0)) * random.random() * plan.latency_s
+
+        def strike(process: str) -> None:
+            self._world.schedule.after(delay_s, self._strike, kind, process)
+
+        self._world.watcher.aimed.setdefault(random.randint(1, MESSAGES * plan.transactions), []).append(strike)
+
+    def _strike(self, kind: str, process: str = "") -> None:
+        self._aimed_at = process
         if not self._healed and _STRIKE[kind](self):
             self._world.observer.hit("fault", kind)
 
@@ -55,6 +76,8 @@ class Faults:
 
     def _some_process(self) -> str | None:
         running = [name for name, process in self._world.processes.items() if process.loop.is_running()]
+        if self._aimed_at in running:
+            return self._aimed_at
         return self._random.choice(running) if running else None
 
     def _some_server(self) -> Server:
@@ -102,7 +125,8 @@ class Faults:
 
     def _partition(self) -> bool:
         world = self._world
-        name, server, seconds = self._random.choice(list(world.processes)), self._some_server(), self._long_s()
+        name = self._some_process() or self._random.choice(list(world.processes))
+        server, seconds = self._some_server(), self._long_s()
         world.observer.say(name, f"does not reach {server.name} for {seconds:.1f} s")
         world.network.cut(name, server, world.schedule.now + seconds)
         return True

@@ -58,7 +58,8 @@ class Schedule:
         #: Seconds since the world began.
         self.now = 0.0
         self.steps = 0
-        self._ready: deque[Handle] = deque()
+        #: What happens now, in the order of asking.
+        self.ready: deque[Handle] = deque()
         self._later: list[tuple[float, int, Handle]] = []
         self._order = 0
         #: What callbacks raised: always a bug, of the library or of the simulation.
@@ -67,7 +68,8 @@ class Schedule:
     def at(self, moment: float, callback: Callable[..., object], *args: Any) -> Handle:
         """Let the world do something at a moment."""
         handle = Handle(moment, None, callback, args, None)
-        self.push(handle)
+        self._order += 1
+        heapq.heappush(self._later, (moment, self._order, handle))
         return handle
 
     def after(self, seconds: float, callback: Callable[..., object], *args: Any) -> Handle:
@@ -79,13 +81,9 @@ class Schedule:
         self._order += 1
         heapq.heappush(self._later, (handle.moment, self._order, handle))
 
-    def soon(self, handle: Handle) -> None:
-        """Put a handle behind all that is ready now."""
-        self._ready.append(handle)
-
     def run(self, until: float, steps_max: int) -> None:
         """Let things happen up to a moment. Raises RuntimeError when that takes more steps than it ever should."""
-        ready, later = self._ready, self._later
+        ready, later = self.ready, self._later
         last: ProcessLoop | None = None
         steps_end = self.steps + steps_max
         try:
@@ -105,17 +103,16 @@ class Schedule:
                 self.steps += 1
                 if self.steps > steps_end:
                     raise RuntimeError(f"more than {steps_max} steps: the world spins")
-                if loop is not last:
-                    _set_running_loop(loop)
-                    last = loop
                 try:
                     if loop is None:
                         callback(*handle.args)
-                    elif loop.is_running():
-                        assert handle.context is not None
-                        handle.context.run(callback, *handle.args)
                     elif loop.paused:
                         loop.withheld.append(handle)
+                    elif not loop.dead:
+                        if loop is not last:
+                            _set_running_loop(loop)
+                            last = loop
+                        handle.context.run(callback, *handle.args)  # type: ignore[union-attr]
                 except Exception as error:
                     self.bugs.append(error)
         finally:
@@ -126,8 +123,9 @@ class Schedule:
 class ProcessLoop(asyncio.AbstractEventLoop):
     """The loop of one simulated process."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, name: str) -> None:
         self.schedule = schedule
+        self.name = name
         self.dead = False
         self.paused = False
         self.withheld: list[Handle] = []
@@ -147,16 +145,19 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         """Let everything happen that was withheld."""
         self.paused = False
         for handle in self.withheld:
-            self.schedule.soon(handle)
+            self.schedule.ready.append(handle)
         self.withheld.clear()
 
     def bury(self) -> None:
         """After the end of the world: close what never came to its end, so that nothing runs when it is collected."""
         self.kill()
+        # Clean-up asks for the running loop, and may make further tasks.
+        _set_running_loop(self)
         for task in self._tasks:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 _close(task.get_coro())
+        _set_running_loop(None)
         self._tasks.clear()
 
     # What asyncio asks of a loop
@@ -176,7 +177,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
         handle = Handle(self.schedule.now, self, callback, args, context or contextvars.copy_context())
         if not self.dead:
-            self.schedule.soon(handle)
+            self.schedule.ready.append(handle)
         return handle
 
     def call_soon_threadsafe(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:

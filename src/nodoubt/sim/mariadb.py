@@ -213,6 +213,8 @@ class MariaDBServer(Server):
             row = self.store.read(txn, DECISION, gid)
             if row is not None:
                 count += 1
+                if complete:
+                    self.completing(gid)
                 txn.writes[DECISION, gid] = (*row[:2], row[2] or complete, *row[3:5], row[5] + 1)
         return (yield from self._implicit(b, count))
 
@@ -323,7 +325,10 @@ class MariaDBServer(Server):
 
     def _move(self, b: Backend, amount: Any, key: Any) -> Steps:
         txn = yield from self._write(b, "account", key)
-        txn.writes["account", key] = self.store.read(txn, "account", key) + amount
+        balance = self.store.read(txn, "account", key) + amount
+        if balance < 0:
+            raise SqlError("4025", "CONSTRAINT `balance` failed for `account`")
+        txn.writes["account", key] = balance
         return "1", ()
 
     texts = texts(

@@ -17,8 +17,6 @@ from nodoubt.sim.observer import Observer
 from nodoubt.sim.server import Answer, Backend, Packet, Server
 from nodoubt.sim.store import SqlError
 
-#: One way, on a network that is well.
-LATENCY_S = 0.0005
 #: A stalled connection is reset within this time.
 RESET_S_MAX = 30.0
 #: What can become of a packet, in the order in which it is drawn.
@@ -121,12 +119,20 @@ class Network:
     """All lines, and how likely each fate is."""
 
     def __init__(
-        self, schedule: Schedule, observer: Observer, latencies: Random, faults: Random, rates: Mapping[str, float]
+        self,
+        schedule: Schedule,
+        observer: Observer,
+        latencies: Random,
+        faults: Random,
+        rates: Mapping[str, float],
+        latency_s: float,
     ) -> None:
         self.schedule = schedule
         self.observer = observer
         self.random = faults
         self._latencies = latencies.random
+        #: One way, on a good day.
+        self._latency_s = latency_s
         self.healed = False
         #: (machine, server) -> when packets pass again.
         self._cut: dict[tuple[str, str], float] = {}
@@ -141,7 +147,7 @@ class Network:
     def latency_s(self) -> float:
         """One packet's way on a good day, with a long tail."""
         drawn = self._latencies()
-        return LATENCY_S * (0.5 + drawn) if drawn < 0.95 else LATENCY_S * 40 * (drawn - 0.94)
+        return self._latency_s * (0.5 + drawn if drawn < 0.95 else 40 * (drawn - 0.9))
 
     def long_s(self) -> float:
         """A delay that outlasts many other things."""

@@ -27,8 +27,10 @@ STROKES = {
     "operator finishes a branch": 2,
 }
 #: Faults that callers make.
-CALLERS = ("caller cancels", "caller times out", "block raises")
+CALLERS = ("caller cancels", "caller times out", "block raises", "block ignores an error")
 KINDS = (*FATES, *STROKES, *CALLERS)
+#: Every so many seeds the faults never end.
+UNLIMITED = 5
 #: Kinds of nodes, as often as they are drawn.
 NODES = ("postgresql", "postgresql", "mariadb", "mariadb")
 
@@ -45,6 +47,8 @@ class Plan:
     transactions: int
     #: Virtual seconds in which faults strike.
     horizon_s: float
+    #: Of one packet, one way.
+    latency_s: float
     #: kind -> how likely (packets, callers) or how many times (strokes)
     rates: dict[str, float] = field(default_factory=dict)
     #: Without end, faults never heal, and only safety is judged.
@@ -70,13 +74,13 @@ class Plan:
         ]
 
 
-def draw(seed: int, *, heals: bool = True) -> Plan:
+def draw(seed: int) -> Plan:
     """What a seed means."""
     random = Random(f"{seed}/plan")
     count = random.choice((2, 2, 2, 3))
     nodes = {f"{kind[0]}{number}": kind for number, kind in enumerate(random.choices(NODES, k=count))}
     # Each seed leaves some kinds out, and some seeds most of them: rare orders of events need quiet elsewhere.
-    share = random.choice((0.0, 0.15, 0.3, 0.5))
+    share = random.choice((0.08, 0.2, 0.4))
     rates: dict[str, float] = {}
     for kind in KINDS:
         if random.random() >= share:
@@ -84,16 +88,17 @@ def draw(seed: int, *, heals: bool = True) -> Plan:
         if kind in STROKES:
             rates[kind] = random.randint(1, STROKES[kind])
         elif kind in CALLERS:
-            rates[kind] = random.choice((0.1, 0.3))
+            rates[kind] = random.choice((0.1, 0.3, 0.9))
         else:
             rates[kind] = 10 ** random.uniform(-3, -1)
     return Plan(
         seed=seed,
         nodes=nodes,
-        processes=random.choice((1, 2, 2, 3)),
-        clients=random.randint(1, 2),
-        transactions=random.randint(5, 12),
-        horizon_s=random.choice((2.0, 10.0, 40.0)),
+        processes=random.choice((1, 2, 2, 2, 3)),
+        clients=random.randint(1, 3),
+        transactions=random.choice((5, 5, 6, 7, 8, 10, 12)),
+        horizon_s=random.choice((2.0, 8.0, 30.0)),
+        latency_s=random.choice((0.0005, 0.01, 0.1)),
         rates=rates,
-        heals=heals,
+        heals=seed % UNLIMITED != 0,
     )

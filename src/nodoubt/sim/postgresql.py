@@ -24,8 +24,8 @@ class PostgreSQLServer(Server):
 
     kind = "postgresql"
 
-    def before(self, backend: Backend, call: Callable[..., Any]) -> None:
-        if backend.failed and call not in _ENDERS:
+    def refuse(self, call: Callable[..., Any]) -> None:
+        if call not in _ENDERS:
             raise SqlError("25P02", "current transaction is aborted")
 
     def _write(self, b: Backend, table: str, key: Any) -> Generator[Any, Any, Txn]:
@@ -188,6 +188,7 @@ class PostgreSQLServer(Server):
             txn = yield from self._write(b, DECISION, gid)
             row = self.store.read(txn, DECISION, gid)
             if row is not None:
+                self.completing(gid)
                 txn.writes[DECISION, gid] = (*row[:2], True, *row[3:])
         return "UPDATE", ()
 
@@ -279,7 +280,11 @@ class PostgreSQLServer(Server):
 
     def _move(self, b: Backend, amount: Any, key: Any) -> Steps:
         txn = yield from self._write(b, "account", key)
-        txn.writes["account", key] = self.store.read(txn, "account", key) + amount
+        balance = self.store.read(txn, "account", key) + amount
+        if balance < 0:
+            self._abort(b)
+            raise SqlError("23514", 'new row for relation "account" violates check constraint')
+        txn.writes["account", key] = balance
         return "UPDATE 1", ()
 
     texts = texts(
@@ -315,7 +320,7 @@ class PostgreSQLServer(Server):
         (r"UPDATE list SET items = items \|\| \$1 WHERE id = \$2", _append),
         (r"UPDATE account SET balance = balance \+ \$1 WHERE id = \$2", _move),
         (r"DELETE FROM nodoubt.branch WHERE gid IN \((.*)\)", _drop_evidence),
-        (r"DELETE FROM nodoubt.decision .* gid < '(.*)' AND .* secs => (.*)\)\) .* LIMIT (\d+)\)", _purge),
+        (r"DELETE FROM nodoubt.decision .* gid < '(.*)' AND .*secs => (.*)\) ORDER .* LIMIT (\d+)\)", _purge),
     )
 
 

@@ -66,16 +66,15 @@ class Process:
         self.is_open = False
         #: Its clients are done.
         self.idle = False
-        self.loop = ProcessLoop(network.schedule)
+        self.loop = ProcessLoop(network.schedule, name)
         self.world = SimulatedWorld(network.schedule, clock, random)
         self._drivers = {server.name: SimulatedDriver(self.loop, network, name, server) for server in servers}
         self._kinds = {server.name: server.kind for server in servers}
         self.manager = SimulatedManager(config, self)
 
-    @property
-    def live(self) -> list[str]:
-        """The gids of its transactions that are not over."""
-        return list(self.manager.engine.live) if self.is_open else []
+    def asking(self) -> list[str]:
+        """The texts that it waits for an answer to."""
+        return [session.asks for driver in self._drivers.values() for session in driver.sessions if session.asks]
 
     def nodes(self, config: Config) -> list[Node]:
         """Nodes as the registry makes them, with another driver."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from random import Random
@@ -21,9 +22,10 @@ from nodoubt.sim.observer import Observer
 from nodoubt.sim.plan import Plan
 from nodoubt.sim.postgresql import PostgreSQLServer
 from nodoubt.sim.process import Clock, Process
+from nodoubt.sim.seam import swapped
 from nodoubt.sim.server import Server
 from nodoubt.sim.store import Tables
-from nodoubt.sim.watch import Watcher
+from nodoubt.sim.watch import Watcher, verdicts_counted
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS, Attempt, Client
 
 DOMAIN = "sim"
@@ -32,6 +34,11 @@ SERVERS: dict[str, type[Server]] = {"postgresql": PostgreSQLServer, "mariadb": M
 SETTLED_S_MAX = 600.0
 #: How often it is looked whether everything is settled.
 LOOK_S = 5.0
+#: How often a new process settles again, which takes longer to simulate than one that runs.
+NEW_PROCESS = 0.2
+#: How the texts of purging and of finishing a branch begin.
+PURGES = ("DELETE FROM nodoubt.decision", "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;DELETE")
+FINISHES = ("COMMIT PREPARED", "ROLLBACK PREPARED", "XA COMMIT", "XA ROLLBACK")
 #: A history takes some thousand steps; one that takes so many will never end.
 STEPS_MAX = 500_000
 
@@ -59,11 +66,14 @@ class History:
 def run(plan: Plan, *, traced: bool = False) -> History:
     """Run the history of a plan."""
     world = Simulation(plan, traced=traced)
-    try:
-        world.play()
-        return world.history()
-    finally:
-        world.bury()
+    logger = logging.getLogger("nodoubt")
+    # A thousand warnings a second, each of them meant.
+    with swapped(logger, "disabled", True), verdicts_counted(world.observer):
+        try:
+            world.play()
+            return world.history()
+        finally:
+            world.bury()
 
 
 class Simulation:
@@ -74,15 +84,22 @@ class Simulation:
         self.schedule = Schedule()
         self.observer = Observer(lambda: self.schedule.now, traced=traced)
         self.network = Network(
-            self.schedule, self.observer, plan.stream("latencies"), plan.stream("packets"), plan.rates
+            self.schedule,
+            self.observer,
+            plan.stream("latencies"),
+            plan.stream("packets"),
+            plan.rates,
+            plan.latency_s,
         )
         self.random = plan.stream("world")
         self.servers = {
             name: SERVERS[kind](name, self.schedule, self.observer, Random(self.random.random()), _tables(name))
             for name, kind in plan.nodes.items()
         }
+        for server in self.servers.values():
+            server.completing = self._completing
         self.attempts: list[Attempt] = []
-        self.watcher = Watcher(self.observer)
+        self.watcher = Watcher(self.schedule, self.observer)
         self.processes: dict[str, Process] = {}
         #: (gid, node) that settling reported as finished by somebody else.
         self.reported: set[tuple[str, str]] = set()
@@ -117,9 +134,9 @@ class Simulation:
         )
         settings = Settings(
             timeout_s=10.0,
-            settle_every_s=random.choice((2.0, 10.0)),
+            settle_every_s=max(8.0, self.plan.horizon_s / random.choice((1, 3))),
             grace_s=random.choice((0.0, 1.0, 10.0)),
-            forget_every_s=random.choice((1.0, 5.0)),
+            forget_every_s=random.choice((2.0, 8.0)),
             retention_s=10 * session_limit_s,
             purge_every_s=random.choice((20.0, 60.0)),
             watch=self.watcher,
@@ -153,8 +170,23 @@ class Simulation:
     def crash_points(self, name: str) -> None:
         """Note what a process leaves that dies now."""
         process = self.processes[name]
-        for gid in process.live:
-            self.observer.hit("crash point", self.watcher.points.get(gid, "C1"))
+        if not process.is_open:
+            return
+        engine = process.manager.engine
+        points = [self.watcher.points.get(gid, "C1") for gid in engine.live]
+        points += ["C11" for unmarked in engine._finished.values() if unmarked]
+        for text in process.asking():
+            if text.startswith(PURGES):
+                points.append("C12")
+            elif text.startswith(FINISHES) and not any(gid in text for gid in engine.live):
+                points.append("C13")
+        for point in points:
+            self.observer.hit("crash point", point)
+
+    def _completing(self, gid: str) -> None:
+        for name, server in self.servers.items():
+            if any(f".{gid}" in branch for branch in server.store.prepared):
+                self.observer.violation(f"{gid} is marked complete while its branch on {name} is prepared")
 
     # Phases
 
@@ -191,24 +223,25 @@ class Simulation:
                 self.observer.violation(f"not settled {SETTLED_S_MAX:.0f} s after the last fault: {left}")
             return
         before = judge.durable(self)
-        visitor = self._visit()
-        if visitor is not None and judge.durable(self) != before:
+        self._settle_again()
+        if judge.durable(self) != before:
             self.observer.violation("settling again changed something")
         judge.liveness(self)
 
-    def _visit(self) -> bool | None:
-        """Another process settles once more, and asks for every outcome."""
-        self._clocks["visitor"] = Clock()
-        self.boot("visitor")
-        asked = self.processes["visitor"]
+    def _settle_again(self) -> None:
+        """Some process, or a new one, settles once more, and asks for what its caller could not be told."""
+        asked = self.processes["p0"]
+        if self.random.random() < NEW_PROCESS:
+            self._clocks["visitor"] = Clock()
+            self.boot("visitor")
+            asked = self.processes["visitor"]
         task = asked.loop.create_task(judge.ask(asked, self))
         end = self.schedule.now + SETTLED_S_MAX
         while not task.done() and self.schedule.now < end:
             self.schedule.run(self.schedule.now + LOOK_S, STEPS_MAX)
         if not task.done() or task.exception() is not None:
-            self.observer.violation(f"a new process could not settle: {task.exception() if task.done() else 'it hangs'}")
-            return None
-        return True
+            why = task.exception() if task.done() else "it hangs"
+            self.observer.violation(f"settling again failed: {why}")
 
     def history(self) -> History:
         """What became of it."""

@@ -29,6 +29,8 @@ Answer = tuple[str, Rows]
 Steps = Generator[Any, Any, Answer]
 #: A pattern of a statement, and the method that carries it out with the pattern's groups.
 Text = tuple[re.Pattern[str], Callable[..., Answer | Steps]]
+#: What a packet asks for: methods, each with its groups.
+Statements = Sequence[tuple[Callable[..., Answer | Steps], tuple[str, ...]]]
 
 DONE: Answer = ("", ())
 
@@ -195,6 +197,8 @@ class Server:
         self.withheld: list[Callable[[], object]] = []
         self.backends: dict[int, Backend] = {}
         self._numbers = 100
+        #: Called with a gid whose decision is about to be marked complete.
+        self.completing: Callable[[str], None] = lambda gid: None
 
     def clock_s(self) -> float:
         """Seconds since 1970 by this server's clock."""
@@ -219,28 +223,30 @@ class Server:
         assert packet.text is not None
         if packet.by_user and backend.txn is None:
             self.observer.violation(f"{self.name}: a statement of a block ran outside its branch: {packet.text}")
-        for statement in packet.text.split(";"):
-            call, groups = self._understand(statement)
-            self.before(backend, call)
+        for call, groups in self._understand(packet.text):
+            if backend.failed:
+                self.refuse(call)
             found = call(self, backend, *groups, *packet.values)
             result = (yield from found) if isinstance(found, GeneratorType) else found
         return result
 
-    def _understand(self, statement: str) -> tuple[Callable[..., Answer | Steps], tuple[str, ...]]:
-        known = _UNDERSTOOD.get((self.kind, statement))
-        if known is not None:
-            return known
-        for pattern, call in self.texts.get(statement.split(" ", 1)[0].split("\n", 1)[0], ()):
+    def _understand(self, text: str) -> Statements:
+        known = _UNDERSTOOD.get((self.kind, text))
+        if known is None:
+            known = [self._understand_one(statement) for statement in text.split(";")]
+            if not any(groups for _, groups in known):
+                _UNDERSTOOD[self.kind, text] = known
+        return known
+
+    def _understand_one(self, statement: str) -> tuple[Callable[..., Answer | Steps], tuple[str, ...]]:
+        for pattern, call in self.texts.get(statement.split(None, 1)[0], ()):
             match = pattern.fullmatch(statement)
             if match is not None:
-                groups = match.groups()
-                if not groups:
-                    _UNDERSTOOD[self.kind, statement] = (call, groups)
-                return call, groups
+                return call, match.groups()
         raise NotImplementedError(f"the simulated {self.kind} does not understand: {statement}")
 
-    def before(self, backend: Backend, call: Callable[..., Any]) -> None:
-        """Called before each statement."""
+    def refuse(self, call: Callable[..., Any]) -> None:
+        """Called before each statement of a session whose transaction has failed. Raises SqlError."""
 
     # Locks and disk
 
@@ -337,7 +343,8 @@ class Server:
         raise NotImplementedError
 
 
-_UNDERSTOOD: dict[tuple[str, str], tuple[Callable[..., Answer | Steps], tuple[str, ...]]] = {}
+#: Texts that are always the same, by the kind of server.
+_UNDERSTOOD: dict[tuple[str, str], Statements] = {}
 
 
 def _drop(running: Steps) -> None:

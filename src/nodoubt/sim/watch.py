@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Literal
 
+from nodoubt.engine import performer, settle
 from nodoubt.protocol import messages as m
+from nodoubt.protocol.verdicts import Age, HomeSays, NodeSays, Verdict, Whose
+from nodoubt.sim.loop import ProcessLoop, Schedule
 from nodoubt.sim.observer import Observer
+from nodoubt.sim.seam import swapped
 
 #: Order or fact -> the crash point at which a process that dies next leaves the transaction.
 POINTS: dict[str, str] = {
@@ -23,15 +30,44 @@ POINTS: dict[str, str] = {
 class Watcher:
     """Given to every manager as ``Settings.watch``."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, schedule: Schedule, observer: Observer) -> None:
+        self._schedule = schedule
         self._observer = observer
         self.points: dict[str, str] = {}
+        self._seen = 0
+        #: number of a message -> what to do when it was seen: faults that aim at the protocol instead of a time.
+        self.aimed: dict[int, list[Callable[[str], object]]] = {}
 
     def __call__(self, what: Literal["order", "fact"], gid: str, message: m.Order | m.Fact) -> None:
         name = type(message).__name__
+        self._seen += 1
+        if self._seen in self.aimed:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, ProcessLoop)
+            for strike in self.aimed.pop(self._seen):
+                self._schedule.after(0.0, strike, loop.name)
         self._observer.hit(what, name)
         if self._observer.lines is not None:
             self._observer.say("machine", f"{gid[-6:]} {what} {message}")
         point = POINTS.get(name)
         if point is not None:
             self.points[gid] = point
+
+
+@contextmanager
+def verdicts_counted(observer: Observer) -> Iterator[None]:
+    """Count the cases of the verdict table that the engine comes to. Nothing else tells of those that need no action."""
+
+    def counting(original: Callable[..., Verdict]) -> Callable[..., Verdict]:
+        def counted(home: HomeSays, node: NodeSays, whose: Whose, age: Age) -> Verdict:
+            found = original(home, node, whose, age)
+            observer.hit("verdict", found.label)
+            return found
+
+        return counted
+
+    with (
+        swapped(settle, "verdict", counting(settle.verdict)),
+        swapped(performer, "verdict", counting(performer.verdict)),
+    ):
+        yield

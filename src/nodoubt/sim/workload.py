@@ -21,6 +21,8 @@ from nodoubt.sim.plan import Plan
 LISTS = ("l0", "l1")
 ACCOUNTS = ("a0", "a1", "a2")
 BALANCE = 1000
+#: More than any account holds: the databases refuse it.
+OVERDRAFT = 1_000_000
 #: kind of node -> the texts of the work: look, append, move.
 TEXTS: Mapping[str, tuple[str, str, str]] = {
     "postgresql": (
@@ -47,10 +49,12 @@ class Attempt:
     tag: str
     gid: str
     moved: dict[str, int] = field(default_factory=dict)
-    #: The block came to its end on all of its nodes.
-    whole: bool = False
+    #: Every statement of the block succeeded.
+    whole: bool = True
     #: What the caller was told: a state of Outcome, or "" when nobody was left to be told.
     told: str = ""
+    #: What a new process answers in the end, where the caller was told nothing for certain.
+    answered: str = ""
     #: The nodes that he was told somebody else had finished.
     strays: tuple[str, ...] = ()
 
@@ -72,7 +76,8 @@ class Client:
 
     async def work(self, manager: AsyncTransactionManager) -> None:
         """Make the transactions that are left."""
-        pace = (self.left + 1) / self._plan.horizon_s
+        # Evenly over the time, or all at once.
+        pace = (self.left + 1) / self._plan.horizon_s * self._random.choice((1, 10))
         while self.left:
             self.left -= 1
             await asyncio.sleep(self._random.expovariate(pace))
@@ -155,7 +160,7 @@ class Client:
         return attempt
 
     async def _do(self, tx: AsyncTransaction, attempt: Attempt) -> None:
-        random, nodes = self._random, self._plan.nodes
+        random, nodes, rates = self._random, self._plan.nodes, self._plan.rates
         names = random.sample(list(nodes), random.choice((1, 2, 2, len(nodes))))
         amounts = [random.randint(1, 9) for _ in names[1:]]
         if len(names) < len(nodes) and random.random() < 0.2:
@@ -168,10 +173,18 @@ class Client:
             if random.random() < 0.5:
                 await connection.execute(look, random.choice(LISTS))
             attempt.moved[name] = amount
-            await connection.execute(append, attempt.tag, random.choice(LISTS))
-            await connection.execute(move, amount, random.choice(ACCOUNTS))
-        attempt.whole = True
-        if random.random() < self._plan.rates.get("block raises", 0):
+            try:
+                if random.random() < rates.get("block ignores an error", 0):
+                    attempt.whole = False
+                    await connection.execute(move, -OVERDRAFT, random.choice(ACCOUNTS))
+                await connection.execute(append, attempt.tag, random.choice(LISTS))
+                await connection.execute(move, amount, random.choice(ACCOUNTS))
+            except SimulatedError:
+                if "block ignores an error" not in rates:
+                    raise
+                self._observer.hit("fault", "block ignores an error")
+                attempt.whole = False
+        if random.random() < rates.get("block raises", 0):
             self._observer.hit("fault", "block raises")
             raise Regret
         if random.random() < 0.1:
