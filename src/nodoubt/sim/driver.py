@@ -66,7 +66,8 @@ class SimulatedSession:
         self._number += 1
         number = self._number
         self._text = text
-        waiting = self._waiting = self.loop.create_future()
+        waiting: asyncio.Future[Answer] = self.loop.create_future()
+        self._waiting = waiting
         if self._observer.lines is not None:
             self._observer.say(self._machine, f"> {self._names} {text} {values or ''}")
         self._line.send(Packet(number, text, values, by_user))

@@ -1,4 +1,4 @@
-"""What strikes the world at a moment, and its healing. What becomes of packets is the network's; what callers do, the workload's."""
+"""What strikes the world at a moment, and its healing. Packets are the network's business, callers that of the workload."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from nodoubt.sim.run import Simulation
 
 
-#: About so many messages of the protocol belong to one transaction.
-MESSAGES = 7
+#: The messages of the protocol that faults aim at.
+AIMS = (
+    *("Enlisted", "CommitRequested", "Prepare", "Prepared", "Decide", "DecisionDurable", "CommitBranch"),
+    *("BranchCommitted", "BranchCommitted", "Forget", "RollbackBranch"),
+)
 
 
 class Faults:
@@ -39,7 +42,7 @@ class Faults:
                     self._aim(kind, random)
 
     def _aim(self, kind: str, random: Random) -> None:
-        """Some strike at any time, some right after a message of the protocol: most of the time nothing happens."""
+        """Some strike at any time, some right after a message of the protocol: most of the time nothing goes on."""
         plan = self._world.plan
         if random.random() < 0.4:
             self._world.schedule.at(random.random() * plan.horizon_s, self._strike, kind)
@@ -49,7 +52,8 @@ class Faults:
         def strike(process: str) -> None:
             self._world.schedule.after(delay_s, self._strike, kind, process)
 
-        self._world.watcher.aimed.setdefault(random.randint(1, MESSAGES * plan.transactions), []).append(strike)
+        aim = (random.choice(AIMS), int(random.expovariate(0.4)) + 1)
+        self._world.watcher.aimed.setdefault(aim, []).append(strike)
 
     def _strike(self, kind: str, process: str = "") -> None:
         self._aimed_at = process
@@ -167,7 +171,12 @@ class Faults:
 
     def _operator(self) -> bool:
         world = self._world
-        found = [(server, name) for server in world.servers.values() for name in server.store.prepared]
+        found = [
+            (server, name)
+            for server in world.servers.values()
+            for name in server.store.prepared
+            if name not in world.strangers
+        ]
         if not found:
             # Come back while there is something to be done.
             if world.schedule.now < world.plan.horizon_s:

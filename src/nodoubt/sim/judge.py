@@ -17,28 +17,44 @@ if TYPE_CHECKING:
 
 
 def open_ends(world: Simulation) -> list[str]:
-    """What is prepared, or decided and not complete. What an operator did is reported for ever instead."""
+    """What is prepared, or decided and not complete. What an operator rolled back is reported for ever instead."""
     found = []
-    touched = {gid for gid, _ in world.faults.by_hand}
+    touched = {gid for (gid, _), commit in world.faults.by_hand.items() if not commit}
     for server in world.servers.values():
-        found += [f"{name} is prepared on {server.name}" for name in server.store.prepared]
+        found += [
+            f"{name} is prepared on {server.name}" for name in server.store.prepared if name not in world.strangers
+        ]
         for gid, row in server.store.tables["decision"].items():
             if row[0] == "committed" and not row[2] and gid not in touched:
                 found.append(f"the decision of {gid} at {server.name} is not complete")
     return found
 
 
-def durable(world: Simulation) -> Any:
-    """Everything that outlives a power failure and that settling may change."""
-    state = []
+def durable(world: Simulation) -> dict[str, Any]:
+    """What outlives a power failure and settling must leave alone once all is settled."""
+    state: dict[str, Any] = {}
     for server in world.servers.values():
-        tables = server.store.snapshot()
         # Evidence is dropped behind complete decisions, by packets that may be on their way still.
-        del tables["branch"]
-        # Reading a decision counts a probe where that is what forces it.
-        tables["decision"] = {gid: row[:5] for gid, row in tables["decision"].items()}
-        state.append((tables, sorted(server.store.prepared)))
+        for table in ("list", "account"):
+            state[f"{server.name} {table}"] = dict(server.store.tables[table])
+        state[f"{server.name} prepared"] = sorted(server.store.prepared)
+        for gid, row in server.store.tables["decision"].items():
+            # Reading a decision counts a probe where that is what forces it.
+            state[gid] = row[:5]
     return state
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What settling again changed. That a finished decision is purged is no change."""
+    appeared = [f"{what} appeared" for what in after if what not in before]
+    vanished = [
+        f"{what} vanished" for what, row in before.items() if what not in after and not (row[2] or row[0] == "aborted")
+    ]
+    return [
+        *appeared,
+        *vanished,
+        *[f"{what} became {row}" for what, row in after.items() if before.get(what, row) != row],
+    ]
 
 
 async def ask(process: Process, world: Simulation) -> None:
@@ -63,6 +79,9 @@ async def ask(process: Process, world: Simulation) -> None:
 
 def safety(world: Simulation) -> None:
     """Nothing contradicts anything else, in whatever state the world is."""
+    left = {name for server in world.servers.values() for name in server.store.prepared}
+    for name in sorted(world.strangers - left):
+        world.observer.violation(f"{name} is none of ours, and was finished")
     found = _tags(world)
     for attempt in world.attempts:
         counts = {node: found[node][attempt.tag] for node in attempt.moved}

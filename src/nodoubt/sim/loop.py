@@ -110,7 +110,7 @@ class Schedule:
                         loop.withheld.append(handle)
                     elif not loop.dead:
                         if loop is not last:
-                            _set_running_loop(loop)
+                            _set_running_loop(loop._asyncio_loop)
                             last = loop
                         handle.context.run(callback, *handle.args)  # type: ignore[union-attr]
                 except Exception as error:
@@ -120,12 +120,15 @@ class Schedule:
         self.now = max(self.now, until)
 
 
-class ProcessLoop(asyncio.AbstractEventLoop):
-    """The loop of one simulated process."""
+class ProcessLoop:
+    """The loop of one simulated process: as much of ``asyncio.AbstractEventLoop`` as works without the outside."""
 
     def __init__(self, schedule: Schedule, name: str) -> None:
         self.schedule = schedule
+        self._asyncio_loop: Any = self
         self.name = name
+        #: The process that it is, for those who find only its loop.
+        self.owner: Any = None
         self.dead = False
         self.paused = False
         self.withheld: list[Handle] = []
@@ -152,7 +155,7 @@ class ProcessLoop(asyncio.AbstractEventLoop):
         """After the end of the world: close what never came to its end, so that nothing runs when it is collected."""
         self.kill()
         # Clean-up asks for the running loop, and may make further tasks.
-        _set_running_loop(self)
+        _set_running_loop(self._asyncio_loop)
         for task in self._tasks:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -174,29 +177,29 @@ class ProcessLoop(asyncio.AbstractEventLoop):
     def get_debug(self) -> bool:
         return False
 
-    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Handle:
         handle = Handle(self.schedule.now, self, callback, args, context or contextvars.copy_context())
         if not self.dead:
             self.schedule.ready.append(handle)
         return handle
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Handle:
         return self.call_soon(callback, *args, context=context)
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+    def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Handle:
         return self.call_at(self.schedule.now + delay, callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Handle:
         handle = Handle(when, self, callback, args, context or contextvars.copy_context())
         if not self.dead:
             self.schedule.push(handle)
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=self._asyncio_loop)
 
     def create_task(self, coro: Any, *, name: object = None, context: Any = None) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=str(name or "step"), context=context)
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self._asyncio_loop, name=str(name or "step"), context=context)
         self._tasks.append(task)
         return task
 

@@ -7,10 +7,13 @@ held as long as its session.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from nodoubt.protocol.ids import XA_FORMAT, BranchId
 from nodoubt.sim.server import DONE, Answer, Backend, Server, Steps, quoted, texts
 from nodoubt.sim.store import Deadlock, Prepared, Record, SqlError, Txn
 
@@ -25,6 +28,12 @@ class MariaDBServer(Server):
     """See the module. ``settings["xa"]`` of a session is the state of its branch: ACTIVE, IDLE or PREPARED."""
 
     kind = "mariadb"
+    decision_columns = 6
+
+    def spell(self, branch: BranchId) -> str:
+        mark = hashlib.sha256(f"sim_{self.name}".encode()).hexdigest()[:16]
+        gtrid, bqual = replace(branch, session=f"00000000{mark}").xa()
+        return f"'{gtrid}','{bqual}',{XA_FORMAT}"
 
     def _write(self, b: Backend, table: str, key: Any) -> Generator[Any, Any, Txn]:
         """Lock a row for writing. A failure undoes the statement; a deadlock the whole transaction."""
@@ -200,7 +209,9 @@ class MariaDBServer(Server):
         return "", [self._row(gid, rows[gid]) for gid in quoted(gids) if gid in rows]
 
     def _unfinished(self, b: Backend, limit: str) -> Answer:
-        found = [(gid, row) for gid, row in self.store.rows(b.txn, DECISION).items() if not row[2] and row[0] != "aborted"]
+        found = [
+            (gid, row) for gid, row in self.store.rows(b.txn, DECISION).items() if not row[2] and row[0] != "aborted"
+        ]
         return "", [self._row(gid, row) for gid, row in sorted(found)[: int(limit)]]
 
     def _row(self, gid: str, row: Any) -> tuple[Any, ...]:

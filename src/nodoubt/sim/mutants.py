@@ -17,6 +17,7 @@ from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard
 from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.nodes.sql import SqlNode
+from nodoubt.nodes.sql_branch import SqlBranch
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.verdicts import HomeSays
 from nodoubt.sim.seam import swapped
@@ -67,10 +68,13 @@ async def _hasty_decide(self: performer.Performer, order: m.Decide) -> m.Fact:
 
 @contextmanager
 def _tags_unread() -> Iterator[None]:
-    with swapped(PostgreSQL, "prepared_tag", ""), swapped(PostgreSQL, "decided_tag", ""):
-        # The guard remembers failed statements as well: either alone would do.
-        with swapped(Guard, "failed", lambda self, error: None):
-            yield
+    with (
+        swapped(PostgreSQL, "prepared_tag", ""),
+        swapped(PostgreSQL, "decided_tag", ""),
+        # The guard remembers failed statements as well: on PostgreSQL either alone would do.
+        swapped(Guard, "failed", lambda self, error: None),
+    ):
+        yield
 
 
 @contextmanager
@@ -82,8 +86,6 @@ def _undo_unasked() -> Iterator[None]:
             clean = False
         self._leave(clean=True)
         return bool(clean)
-
-    from nodoubt.nodes.sql_branch import SqlBranch
 
     with swapped(SqlBranch, "_undo", undo):
         yield
@@ -112,9 +114,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "failures-forgotten": Mutant(
         mistake="neither command tags nor failed statements are looked at", switch=_tags_unread
     ),
-    "doubtful-pooled": Mutant(
-        mistake="a session whose rollback failed goes back to the pool", switch=_undo_unasked
-    ),
+    "doubtful-pooled": Mutant(mistake="a session whose rollback failed goes back to the pool", switch=_undo_unasked),
 }
 
 

@@ -31,7 +31,7 @@ STANDS_ALONE = (
 class Line:
     """One connection: its client's end is a session of the driver, its server's end a backend."""
 
-    __slots__ = ("backend", "client", "machine", "network", "server", "stalled", "_down_at", "_up_at")
+    __slots__ = ("_down_at", "_up_at", "backend", "client", "machine", "network", "server", "stalled")
 
     def __init__(self, network: Network, machine: str, server: Server, client: Any) -> None:
         self.network = network

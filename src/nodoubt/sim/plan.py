@@ -28,7 +28,9 @@ STROKES = {
 }
 #: Faults that callers make.
 CALLERS = ("caller cancels", "caller times out", "block raises", "block ignores an error")
-KINDS = (*FATES, *STROKES, *CALLERS)
+#: What lies in the databases from the beginning: branches of others, of a home that nobody knows, and an unreadable decision.
+STRANGERS = "strangers' branches"
+KINDS = (*FATES, *STROKES, *CALLERS, STRANGERS)
 #: Every so many seeds the faults never end.
 UNLIMITED = 5
 #: Kinds of nodes, as often as they are drawn.
@@ -77,7 +79,7 @@ class Plan:
 def draw(seed: int) -> Plan:
     """What a seed means."""
     random = Random(f"{seed}/plan")
-    count = random.choice((2, 2, 2, 3))
+    count = random.choice((2, 2, 3))
     nodes = {f"{kind[0]}{number}": kind for number, kind in enumerate(random.choices(NODES, k=count))}
     # Each seed leaves some kinds out, and some seeds most of them: rare orders of events need quiet elsewhere.
     share = random.choice((0.08, 0.2, 0.4))
@@ -90,7 +92,7 @@ def draw(seed: int) -> Plan:
         elif kind in CALLERS:
             rates[kind] = random.choice((0.1, 0.3, 0.9))
         else:
-            rates[kind] = 10 ** random.uniform(-3, -1)
+            rates[kind] = 1 if kind == STRANGERS else 10 ** random.uniform(-3, -0.5)
     return Plan(
         seed=seed,
         nodes=nodes,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
+from nodoubt.protocol.ids import BranchId
 from nodoubt.sim.server import DONE, Answer, Backend, Rows, Server, Steps, quoted, texts
 from nodoubt.sim.store import Deadlock, Prepared, Record, SqlError, Txn
 
@@ -23,6 +24,10 @@ class PostgreSQLServer(Server):
     """See the module."""
 
     kind = "postgresql"
+    decision_columns = 5
+
+    def spell(self, branch: BranchId) -> str:
+        return branch.text()
 
     def refuse(self, call: Callable[..., Any]) -> None:
         if call not in _ENDERS:
@@ -76,7 +81,9 @@ class PostgreSQLServer(Server):
 
     def _begin(self, b: Backend, rest: str) -> Answer:
         if b.txn is not None:
-            self.observer.violation(f"{self.name}: BEGIN on a session that is in a transaction: a doubtful one was pooled")
+            self.observer.violation(
+                f"{self.name}: BEGIN on a session that is in a transaction: a doubtful one was pooled"
+            )
         b.txn = Txn(read_only="READ ONLY" in rest)
         return DONE
 
@@ -177,7 +184,9 @@ class PostgreSQLServer(Server):
         return "", [self._row(gid, rows[gid]) for gid in quoted(gids) if gid in rows]
 
     def _unfinished(self, b: Backend, limit: str) -> Answer:
-        found = [(gid, row) for gid, row in self.store.rows(b.txn, DECISION).items() if not row[2] and row[0] != "aborted"]
+        found = [
+            (gid, row) for gid, row in self.store.rows(b.txn, DECISION).items() if not row[2] and row[0] != "aborted"
+        ]
         return "", [self._row(gid, row) for gid, row in sorted(found)[: int(limit)]]
 
     def _row(self, gid: str, row: Decision) -> tuple[Any, ...]:

@@ -57,7 +57,14 @@ class Process:
     """A process that may be killed: its loop, its manager, and the connections that its system closes for it."""
 
     def __init__(
-        self, name: str, number: int, config: Config, network: Network, servers: list[Server], clock: Clock, random: Random
+        self,
+        name: str,
+        number: int,
+        config: Config,
+        network: Network,
+        servers: list[Server],
+        clock: Clock,
+        random: Random,
     ) -> None:
         #: The machine; a restarted process has the same name and another number.
         self.name = name
@@ -67,6 +74,7 @@ class Process:
         #: Its clients are done.
         self.idle = False
         self.loop = ProcessLoop(network.schedule, name)
+        self.loop.owner = self
         self.world = SimulatedWorld(network.schedule, clock, random)
         self._drivers = {server.name: SimulatedDriver(self.loop, network, name, server) for server in servers}
         self._kinds = {server.name: server.kind for server in servers}

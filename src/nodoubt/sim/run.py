@@ -13,18 +13,19 @@ from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Settings
 from nodoubt.errors import NodoubtError
 from nodoubt.nodes.dialect import NodeSettings
+from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.sim import judge
 from nodoubt.sim.faults import Faults
 from nodoubt.sim.loop import ProcessLoop, Schedule
 from nodoubt.sim.mariadb import MariaDBServer
 from nodoubt.sim.network import Network
 from nodoubt.sim.observer import Observer
-from nodoubt.sim.plan import Plan
+from nodoubt.sim.plan import STRANGERS, Plan
 from nodoubt.sim.postgresql import PostgreSQLServer
 from nodoubt.sim.process import Clock, Process
 from nodoubt.sim.seam import swapped
-from nodoubt.sim.server import Server
-from nodoubt.sim.store import Tables
+from nodoubt.sim.server import EPOCH_S, Server
+from nodoubt.sim.store import Prepared, Record, Tables, Txn
 from nodoubt.sim.watch import Watcher, verdicts_counted
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS, Attempt, Client
 
@@ -37,7 +38,7 @@ LOOK_S = 5.0
 #: How often a new process settles again, which takes longer to simulate than one that runs.
 NEW_PROCESS = 0.2
 #: How the texts of purging and of finishing a branch begin.
-PURGES = ("DELETE FROM nodoubt.decision", "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;DELETE")
+PURGES = ("SELECT gid FROM", "DELETE FROM nodoubt.decision", "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;DELETE")
 FINISHES = ("COMMIT PREPARED", "ROLLBACK PREPARED", "XA COMMIT", "XA ROLLBACK")
 #: A history takes some thousand steps; one that takes so many will never end.
 STEPS_MAX = 500_000
@@ -98,6 +99,10 @@ class Simulation:
         }
         for server in self.servers.values():
             server.completing = self._completing
+        #: Prepared branches that must stay as they are.
+        self.strangers: set[str] = set()
+        if STRANGERS in plan.rates:
+            self._plant_strangers()
         self.attempts: list[Attempt] = []
         self.watcher = Watcher(self.schedule, self.observer)
         self.processes: dict[str, Process] = {}
@@ -108,6 +113,24 @@ class Simulation:
         self._clients = self._make_clients()
         self.config = self._configure()
         self.faults = Faults(self)
+
+    def _plant_strangers(self) -> None:
+        self.observer.hit("fault", STRANGERS)
+        for server in self.servers.values():
+            gid = new_gid(int(EPOCH_S - 3600) * 1000, self.random.randbytes(10))
+            names = [
+                server.spell(BranchId(domain="others", gid=gid, branch=1, home="p0")),
+                server.spell(BranchId(domain=DOMAIN, gid=gid, branch=1, home="elsewhere")),
+            ]
+            for name in names:
+                record = Record("prepare", name, at_s=EPOCH_S - 3600)
+                server.store.prepared[name] = Prepared(Txn(), record.at_s)
+                server.store.append(record)
+            self.strangers.update(names)
+            row = ("rubbish", "[]", False, EPOCH_S - 3600, "", 0)[: server.decision_columns]
+            writes = {("decision", new_gid(int(EPOCH_S - 1800) * 1000, self.random.randbytes(10))): row}
+            server.store.force(server.store.append(Record("commit", writes=writes)))
+            server.store.tables["decision"].update({gid: row for (_, gid), row in writes.items()})
 
     def _make_clients(self) -> dict[str, list[Client]]:
         plan = self.plan
@@ -135,10 +158,10 @@ class Simulation:
         settings = Settings(
             timeout_s=10.0,
             settle_every_s=max(8.0, self.plan.horizon_s / random.choice((1, 3))),
-            grace_s=random.choice((0.0, 1.0, 10.0)),
+            grace_s=random.choice((0.0, 0.0, 1.0, 10.0)),
             forget_every_s=random.choice((2.0, 8.0)),
             retention_s=10 * session_limit_s,
-            purge_every_s=random.choice((20.0, 60.0)),
+            purge_every_s=random.choice((6.0, 20.0, 60.0)),
             watch=self.watcher,
         )
         return Config(domain=DOMAIN, nodes=dict.fromkeys(self.plan.nodes, node), settings=settings)
@@ -173,7 +196,7 @@ class Simulation:
         if not process.is_open:
             return
         engine = process.manager.engine
-        points = [self.watcher.points.get(gid, "C1") for gid in engine.live]
+        points = [self._point(gid, len(work.machine.participants)) for gid, work in engine.live.items()]
         points += ["C11" for unmarked in engine._finished.values() if unmarked]
         for text in process.asking():
             if text.startswith(PURGES):
@@ -182,6 +205,14 @@ class Simulation:
                 points.append("C13")
         for point in points:
             self.observer.hit("crash point", point)
+
+    def _point(self, gid: str, participants: int) -> str:
+        """Where a transaction is, by its last message and by how many nodes hold its prepared branch."""
+        point = self.watcher.points.get(gid, "C1")
+        prepared = sum(any(f".{gid}" in name for name in server.store.prepared) for server in self.servers.values())
+        if point == "C4" and prepared:
+            return "C5"
+        return "C10" if point == "C9" and 0 < prepared < participants else point
 
     def _completing(self, gid: str) -> None:
         for name, server in self.servers.items():
@@ -224,8 +255,8 @@ class Simulation:
             return
         before = judge.durable(self)
         self._settle_again()
-        if judge.durable(self) != before:
-            self.observer.violation("settling again changed something")
+        for change in judge.changed(before, judge.durable(self)):
+            self.observer.violation(f"settling again changed something: {change}")
         judge.liveness(self)
 
     def _settle_again(self) -> None:

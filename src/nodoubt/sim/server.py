@@ -14,6 +14,7 @@ from random import Random
 from types import GeneratorType
 from typing import Any, ClassVar
 
+from nodoubt.protocol.ids import BranchId
 from nodoubt.sim.loop import Schedule
 from nodoubt.sim.observer import Observer
 from nodoubt.sim.store import Deadlock, LockWait, SqlError, Store, Tables, Txn
@@ -61,8 +62,10 @@ class Packet:
 class Backend:
     """The server's end of one connection."""
 
-    __slots__ = ("alive", "attributes", "branch", "doomed", "failed", "firm", "idle_since", "line", "number", "packet")
-    __slots__ += ("queue", "running", "server", "settings", "txn", "wait", "watched")
+    __slots__ = (
+        *("alive", "branch", "doomed", "failed", "firm", "idle_since", "line", "number", "packet", "queue", "running"),
+        *("server", "settings", "txn", "wait", "watched"),
+    )
 
     def __init__(self, server: Server, number: int, line: Any) -> None:
         self.server = server
@@ -179,6 +182,8 @@ class Server:
     """One database server."""
 
     kind: ClassVar[str]
+    #: How many columns a row of the table of decisions has.
+    decision_columns: ClassVar[int]
     #: First word -> what may be said with it.
     texts: ClassVar[Mapping[str, Sequence[Text]]]
 
@@ -226,7 +231,7 @@ class Server:
         for call, groups in self._understand(packet.text):
             if backend.failed:
                 self.refuse(call)
-            found = call(self, backend, *groups, *packet.values)
+            found: Any = call(self, backend, *groups, *packet.values)
             result = (yield from found) if isinstance(found, GeneratorType) else found
         return result
 
@@ -337,6 +342,10 @@ class Server:
         txn, backend.txn = backend.txn, None
         if txn is not None and not txn.over:
             self.store.end(txn, apply=False)
+
+    def spell(self, branch: BranchId) -> str:
+        """The name of a prepared branch."""
+        raise NotImplementedError
 
     def finish_by_hand(self, name: str, *, commit: bool) -> bool:
         """An operator ends a prepared branch; whether the server let him."""

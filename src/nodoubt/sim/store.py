@@ -111,12 +111,12 @@ class Store:
 
     def lock(self, txn: Txn, place: Place, timeout_s: float | None) -> Generator[LockWait, bool, bool]:
         """Take a row, waiting for whoever holds it; False after ``timeout_s``. Raises Deadlock."""
-        holder = self._holders.setdefault(place, txn)
+        holder: Txn | None = self._holders.setdefault(place, txn)
         if holder is txn:
             txn.locks.append(place)
             return True
-        while holder is not None and holder.waits_for is not None:
-            holder = self._holders.get(holder.waits_for)  # type: ignore[assignment]
+        while holder is not None:
+            holder = self._holders.get(holder.waits_for) if holder.waits_for is not None else None
             if holder is txn:
                 raise Deadlock
         wait = LockWait(txn, place, timeout_s)

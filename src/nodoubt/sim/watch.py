@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Literal
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
 
 from nodoubt.engine import performer, settle
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.verdicts import Age, HomeSays, NodeSays, Verdict, Whose
-from nodoubt.sim.loop import ProcessLoop, Schedule
+from nodoubt.sim.loop import Schedule
 from nodoubt.sim.observer import Observer
 from nodoubt.sim.seam import swapped
 
@@ -34,18 +35,20 @@ class Watcher:
         self._schedule = schedule
         self._observer = observer
         self.points: dict[str, str] = {}
-        self._seen = 0
-        #: number of a message -> what to do when it was seen: faults that aim at the protocol instead of a time.
-        self.aimed: dict[int, list[Callable[[str], object]]] = {}
+        self._seen: Counter[str] = Counter()
+        #: (message, how often it was seen) -> what to do then: faults that aim at the protocol instead of a time.
+        self.aimed: dict[tuple[str, int], list[Callable[[str], object]]] = {}
 
     def __call__(self, what: Literal["order", "fact"], gid: str, message: m.Order | m.Fact) -> None:
         name = type(message).__name__
-        self._seen += 1
-        if self._seen in self.aimed:
-            loop = asyncio.get_running_loop()
-            assert isinstance(loop, ProcessLoop)
-            for strike in self.aimed.pop(self._seen):
-                self._schedule.after(0.0, strike, loop.name)
+        self._seen[name] += 1
+        loop: Any = asyncio.get_running_loop()
+        if what == "fact":
+            work = loop.owner.manager.engine.live.get(gid)
+            if work is not None:
+                self._observer.hit("transition", f"{work.machine.phase} + {name}")
+        for strike in self.aimed.pop((name, self._seen[name]), ()):
+            self._schedule.after(0.0, strike, loop.name)
         self._observer.hit(what, name)
         if self._observer.lines is not None:
             self._observer.say("machine", f"{gid[-6:]} {what} {message}")
@@ -66,8 +69,7 @@ def verdicts_counted(observer: Observer) -> Iterator[None]:
 
         return counted
 
-    with (
-        swapped(settle, "verdict", counting(settle.verdict)),
-        swapped(performer, "verdict", counting(performer.verdict)),
-    ):
+    with ExitStack() as stack:
+        for user in (settle, performer):
+            stack.enter_context(swapped(user, "verdict", counting(vars(user)["verdict"])))
         yield

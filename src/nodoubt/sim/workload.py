@@ -161,12 +161,12 @@ class Client:
 
     async def _do(self, tx: AsyncTransaction, attempt: Attempt) -> None:
         random, nodes, rates = self._random, self._plan.nodes, self._plan.rates
-        names = random.sample(list(nodes), random.choice((1, 2, 2, len(nodes))))
+        names = random.sample(list(nodes), random.choice((1, 2, len(nodes), len(nodes))))
         amounts = [random.randint(1, 9) for _ in names[1:]]
-        if len(names) < len(nodes) and random.random() < 0.2:
-            other = random.choice([name for name in nodes if name not in names])
-            look = TEXTS[nodes[other]][0]
-            await (await tx.on(other, read_only=True)).execute(look, random.choice(LISTS))
+        others = [name for name in nodes if name not in names]
+        reads_first = random.random() < 0.3
+        if others and reads_first:
+            await self._read(tx, random.choice(others))
         for name, amount in zip(names, [-sum(amounts), *amounts], strict=True):
             look, append, move = TEXTS[nodes[name]]
             connection: Any = await tx.on(name)
@@ -184,8 +184,14 @@ class Client:
                     raise
                 self._observer.hit("fault", "block ignores an error")
                 attempt.whole = False
+        if others and not reads_first and random.random() < 0.5:
+            await self._read(tx, random.choice(others))
         if random.random() < rates.get("block raises", 0):
             self._observer.hit("fault", "block raises")
             raise Regret
         if random.random() < 0.1:
             await asyncio.sleep(random.random())
+
+    async def _read(self, tx: AsyncTransaction, name: str) -> None:
+        look = TEXTS[self._plan.nodes[name]][0]
+        await (await tx.on(name, read_only=True)).execute(look, self._random.choice(LISTS))
