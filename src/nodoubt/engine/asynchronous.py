@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Engine
@@ -73,25 +74,39 @@ class AsyncTransaction(TransactionShell):
 
 async def _to_its_end(step: Coroutine[Any, Any, T]) -> T:
     """Run a step that a cancellation of the caller must not tear (recovery rule 13); the cancellation follows it."""
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(step)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        ended = loop.create_future()
+    task = asyncio.get_running_loop().create_task(step)
+    try:
+        return await _Unhurried(task)
+    except asyncio.CancelledError as cancelled:
+        cancelled.__cause__ = None if task.cancelled() else task.exception()
+        raise
 
-        def wake(_: object, ended: asyncio.Future[None] = ended) -> None:
-            if not ended.done():
-                ended.set_result(None)
 
-        task.add_done_callback(wake)
-        try:
-            await ended
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is None:
-        return task.result()
-    cancelled.__cause__ = None if task.cancelled() else task.exception()
-    raise cancelled
+class _Unhurried(Generic[T]):
+    """Waits for a task and refuses to be cancelled: asyncio then delivers a cancellation when the task has ended.
+
+    Much the same as waiting in a loop for `asyncio.shield`, with one future and one turn of the loop less for each transaction.
+    A task awaits anything that yields an object with these members (as `asyncio.isfuture` has it).
+    """
+
+    _asyncio_future_blocking = False
+
+    def __init__(self, task: asyncio.Task[T]) -> None:
+        self._task = task
+
+    def __await__(self) -> Generator[Any, None, T]:
+        self._asyncio_future_blocking = True
+        yield self
+        return self._task.result()
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._task.get_loop()
+
+    def add_done_callback(self, call: Callable[[asyncio.Task[T]], object], *, context: Context) -> None:
+        self._task.add_done_callback(call, context=context)
+
+    def cancel(self, msg: object = None) -> bool:
+        return False
 
 
 class AsyncTransactionManager(ManagerShell):

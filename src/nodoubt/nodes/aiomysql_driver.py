@@ -9,7 +9,7 @@ from typing import Any
 
 import aiomysql
 
-from nodoubt.nodes.dialect import NodeSettings, Row
+from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard
 from nodoubt.nodes.mariadb_drivers import MULTI_STATEMENTS, MySQLConnection, options, refuse_login, understand
@@ -52,7 +52,7 @@ class AiomysqlConnection(MySQLConnection):
             raise
 
 
-class AiomysqlSession:
+class AiomysqlSession(Session):
     """See :class:`nodoubt.nodes.dialect.Session`."""
 
     __slots__ = ("_loop", "_raw", "handle", "token")

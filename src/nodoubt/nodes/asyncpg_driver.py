@@ -10,9 +10,10 @@ import asyncpg
 from asyncpg.transaction import Transaction
 
 from nodoubt.errors import ConfigError, NodeUnavailable
-from nodoubt.nodes.dialect import NodeSettings, Row
+from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
+from nodoubt.nodes.postgresql_rider import Rider
 
 _Connection = asyncpg.Connection
 _MINE = "the connection belongs to nodoubt for as long as it is open"
@@ -23,55 +24,100 @@ _LASTING = ("add_listener", "set_type_codec", "set_builtin_type_codec", "add_log
 class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
     """asyncpg's connection, asking the branch's guard before each statement of the user."""
 
-    __slots__ = ("guard",)
+    __slots__ = ("guard", "rider")
     guard: Guard
+    rider: Rider
+
+    def _statement(self, query: str) -> Guard:
+        """Enter a statement that asyncpg sends as an extended query."""
+        guard = self.guard.statement(query)
+        if self.rider.waiting:
+            self.rider.ride()
+        return guard
+
+    async def _alone(self, query: str) -> Guard:
+        """Enter a statement that asyncpg sends as a simple query, which a BEGIN that failed beside it would not stop."""
+        guard = self.guard.statement(query)
+        if self.rider.waiting:
+            try:
+                await _Connection.execute(self, self.rider.waiting)
+            except BaseException as error:
+                guard.__exit__(type(error), error, None)
+                raise
+            self.rider.waiting = ""
+        return guard
 
     async def execute(self, query: str, *args: Any, **options: Any) -> str:
-        with self.guard.statement(query):
+        with self._statement(query) if args else await self._alone(query):
             tag: str = await _Connection.execute(self, query, *args, **options)
         return tag
 
     async def executemany(self, command: str, args: Any, **options: Any) -> Any:
-        with self.guard.statement(command):
+        with self._statement(command):
             return await _Connection.executemany(self, command, args, **options)
 
     async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
-        with self.guard.statement(query):
+        with self._statement(query):
             return await _Connection.fetch(self, query, *args, **options)
 
     async def fetchval(self, query: str, *args: Any, **options: Any) -> Any:
-        with self.guard.statement(query):
+        with self._statement(query):
             return await _Connection.fetchval(self, query, *args, **options)
 
     async def fetchrow(self, query: str, *args: Any, **options: Any) -> Any:
-        with self.guard.statement(query):
+        with self._statement(query):
             return await _Connection.fetchrow(self, query, *args, **options)
 
     async def fetchmany(self, query: str, args: Any, **options: Any) -> Any:
-        with self.guard.statement(query):
+        with self._statement(query):
             return await _Connection.fetchmany(self, query, args, **options)
 
     async def prepare(self, query: str, **options: Any) -> Any:
-        with self.guard.statement(query):
+        with self._statement(query):
             return await _Connection.prepare(self, query, **options)
 
     def cursor(self, query: str, *args: Any, **options: Any) -> Any:
-        with self.guard.statement(query):
+        with self._statement(query):
             return _Connection.cursor(self, query, *args, **options)
 
+    async def _copy_in(self, copy_stmt: str, *args: Any) -> Any:
+        with await self._alone(copy_stmt):
+            return await _Connection._copy_in(self, copy_stmt, *args)
 
-class AsyncpgSession:
+    async def _copy_out(self, copy_stmt: str, *args: Any) -> Any:
+        with await self._alone(copy_stmt):
+            return await _Connection._copy_out(self, copy_stmt, *args)
+
+    async def copy_records_to_table(self, table_name: str, **options: Any) -> Any:
+        with await self._alone(f"COPY {table_name} FROM STDIN"):
+            return await _Connection.copy_records_to_table(self, table_name, **options)
+
+    def is_in_transaction(self) -> bool:
+        """Always, for a user: a cursor may be the first statement."""
+        return True
+
+
+class AsyncpgSession(Session):
     """See :class:`nodoubt.nodes.sql.Session`."""
 
-    __slots__ = ("_outer", "_raw", "handle", "token")
+    __slots__ = ("_outer", "_raw", "_rider", "handle", "token")
 
     def __init__(self, raw: GuardedConnection) -> None:
         self._raw = raw
+        self._rider = raw.rider = Rider(raw._transport, raw._protocol)
         self._outer = Transaction(raw, None, False, False)
         self.token = ""
         self.handle = ""
 
+    def begin_later(self, sql: str) -> bool:
+        if not self._rider.is_idle():
+            raise ConnectionLost("the server ended the session while it idled")
+        self._rider.waiting = sql
+        return True
+
     async def command(self, sql: str) -> str:
+        if self._rider.waiting:
+            sql, self._rider.waiting = f"{self._rider.waiting};{sql}", ""
         try:
             tag: str = await _Connection.execute(self._raw, sql)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

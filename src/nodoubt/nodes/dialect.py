@@ -43,6 +43,10 @@ class Session(Protocol):
     #: What the dialect must know to end this session from another one.
     handle: str
 
+    def begin_later(self, sql: str) -> bool:
+        """Keep a BEGIN for the packet of the first statement; False if the driver cannot. Raises ConnectionLost."""
+        return False
+
     async def command(self, sql: str) -> str:
         """Send a text of one or more statements in one packet; return the tag of the last. No guard looks at it."""
 

@@ -89,7 +89,7 @@ class MemoryConnection:
             return (await self._session.call(step[0], (step,)))[-1]
 
 
-class MemorySession:
+class MemorySession(Session):
     """See :class:`nodoubt.nodes.sql.Session`."""
 
     def __init__(self, database: MemoryDatabase, world: World, settings: NodeSettings) -> None:

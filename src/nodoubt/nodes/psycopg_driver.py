@@ -24,7 +24,7 @@ from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.sql import Composable
 
 from nodoubt.errors import ConfigError, NodeUnavailable
-from nodoubt.nodes.dialect import NodeSettings, Row
+from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 
@@ -244,7 +244,7 @@ class GuardedAsyncConnection(_Guarded, psycopg.AsyncConnection[Any]):
     _plain = psycopg.AsyncConnection
 
 
-class _Session(ABC):
+class _Session(Session, ABC):
     """See :class:`nodoubt.nodes.dialect.Session`."""
 
     __slots__ = ("_adapters", "_line", "_raw", "handle", "token")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pymysql
 
-from nodoubt.nodes.dialect import NodeSettings, Row
+from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard
 from nodoubt.nodes.mariadb_drivers import MULTI_STATEMENTS, MySQLConnection, options, refuse_login, understand
@@ -52,7 +52,7 @@ class PymysqlConnection(MySQLConnection):
             raise
 
 
-class PymysqlSession:
+class PymysqlSession(Session):
     """See :class:`nodoubt.nodes.dialect.Session`."""
 
     __slots__ = ("_raw", "handle", "token")

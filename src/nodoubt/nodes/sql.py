@@ -92,12 +92,10 @@ class SqlNode:
             session, is_new = self.pool.at_hand() or await self.pool.take()
             if not self.capabilities.detached:
                 branch = replace(branch, session=session.token)
-            # The deadline cannot cut a session that is not its branch's yet, and home may be opened when nobody interrupts.
-            wait_s = self._settings.connect_timeout_s
-            needs_alarm = is_home or not self._world.interrupts
-            alarm = self._world.later(wait_s, session.abandon) if needs_alarm else None
             try:
-                await session.command(self.dialect.begin(branch, read_only=read_only))
+                text = self.dialect.begin(branch, read_only=read_only)
+                if not session.begin_later(text):
+                    await self._begin_now(session, text, needs_alarm=is_home or not self._world.interrupts)
                 return SqlBranch(self, session, branch, is_home=is_home)
             except ConnectionLost as error:
                 self.pool.discard(session)
@@ -110,9 +108,15 @@ class SqlNode:
                 if isinstance(error, StatementFailed):
                     raise NodeUnavailable(f"node {self.name!r} refused to begin: {error}") from error
                 raise
-            finally:
-                if alarm is not None:
-                    alarm.cancel()
+
+    async def _begin_now(self, session: Session, text: str, *, needs_alarm: bool) -> None:
+        """The deadline cannot cut a session that is not its branch's yet, and home may be opened when nobody interrupts."""
+        alarm = self._world.later(self._settings.connect_timeout_s, session.abandon) if needs_alarm else None
+        try:
+            await session.command(text)
+        finally:
+            if alarm is not None:
+                alarm.cancel()
 
     async def _serve(self, what: str, step: Callable[[Session], Any]) -> Any:
         """Run a recovery step on a session of its own pool; anything but success discards the session."""
