@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nodoubt.errors import NodeUnavailable
-from nodoubt.nodes.dialect import NodeSettings, Row
+from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.sim.loop import ProcessLoop
@@ -42,7 +42,7 @@ class SimulatedConnection:
                 raise ConnectionError(str(lost)) from lost
 
 
-class SimulatedSession:
+class SimulatedSession(Session):
     """See :class:`nodoubt.nodes.dialect.Session`."""
 
     def __init__(self, loop: ProcessLoop, network: Network, machine: str, server: Server) -> None:
@@ -57,12 +57,23 @@ class SimulatedSession:
         self._observer = network.observer
         self._names = f"{server.name}#{self._line.backend.number}"
         self._machine = machine
-        self._can_cancel = server.kind == "postgresql"
+        #: asyncpg's way, not aiomysql's.
+        self._is_postgresql = server.kind == "postgresql"
+        self._begin = ""
+
+    def begin_later(self, sql: str) -> bool:
+        if self.cut:
+            raise ConnectionLost("the server ended the session while it idled")
+        if self._is_postgresql:
+            self._begin = sql
+        return self._is_postgresql
 
     async def call(self, text: str, values: tuple[Any, ...] = (), *, by_user: bool = False) -> Answer:
         """Send a packet and wait for its answer."""
         if self.cut:
             raise ConnectionLost("the connection is closed")
+        if self._begin:
+            text, self._begin = f"{self._begin};{text}", ""
         self._number += 1
         number = self._number
         self._text = text
@@ -75,7 +86,7 @@ class SimulatedSession:
             return await waiting
         except asyncio.CancelledError:
             # As the drivers do: asyncpg asks the server to stop, aiomysql gives the connection up.
-            if self._can_cancel and not self.cut:
+            if self._is_postgresql and not self.cut:
                 self._line.cancel(number)
             else:
                 self.abandon()

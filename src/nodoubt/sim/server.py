@@ -226,12 +226,15 @@ class Server:
         """Run a packet's statements; the first error ends it."""
         result = DONE
         assert packet.text is not None
-        if packet.by_user and backend.txn is None:
-            self.observer.violation(f"{self.name}: a statement of a block ran outside its branch: {packet.text}")
-        for call, groups in self._understand(packet.text):
+        statements = self._understand(packet.text)
+        last = len(statements) - 1
+        for index, (call, groups) in enumerate(statements):
+            if packet.by_user and index == last and backend.txn is None:
+                self.observer.violation(f"{self.name}: a statement of a block ran outside its branch: {packet.text}")
             if backend.failed:
                 self.refuse(call)
-            found: Any = call(self, backend, *groups, *packet.values)
+            # What a block sends is one statement, perhaps behind its BEGIN.
+            found: Any = call(self, backend, *groups, *packet.values) if index == last else call(self, backend, *groups)
             result = (yield from found) if isinstance(found, GeneratorType) else found
         return result
 
