@@ -14,7 +14,7 @@ def test_a_seed_is_replayed_with_its_trace(capsys: pytest.CaptureFixture[str]) -
     assert main(["sim", "--seed", "3"]) == Exit.FINE
     printed = capsys.readouterr().out
     assert printed.startswith("seed 3: ")
-    assert "order Decide" in printed
+    assert "fact Enlisted(" in printed
     assert "nothing was violated\ntrace " in printed
     main(["sim", "--seed", "3", "--json"])
     assert json.loads(capsys.readouterr().out)["hash"] == printed.split()[-1]
