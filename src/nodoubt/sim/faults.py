@@ -7,7 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from nodoubt.sim.plan import STROKES
-from nodoubt.sim.server import Server
+from nodoubt.sim.server import Disk, Server
 
 if TYPE_CHECKING:
     from nodoubt.sim.run import Simulation
@@ -66,8 +66,10 @@ class Faults:
         world = self._world
         world.observer.say("world", "heals")
         world.network.heal()
-        for server in world.servers.values():
-            server.disk.slowness, server.disk.full, server.disk.fails = 1.0, False, False
+        for disk in self._disks():
+            disk.slowness, disk.full, disk.fails = 1.0, False, False
+        world.machine.dies_in = None
+        for server in world.servers:
             server.resume()
             server.start()
         for name, process in list(world.processes.items()):
@@ -84,22 +86,45 @@ class Faults:
             return self._aimed_at
         return self._random.choice(running) if running else None
 
-    def _some_server(self) -> Server:
-        return self._random.choice(list(self._world.servers.values()))
+    def _some_server(self) -> Server | None:
+        return self._random.choice(self._world.servers) if self._world.servers else None
+
+    def _disks(self) -> list[Disk]:
+        shared = [self._world.machine.disk] if self._world.files else []
+        return [server.disk for server in self._world.servers] + shared
+
+    def _some_disk(self) -> Disk:
+        return self._random.choice(self._disks())
 
     def _long_s(self) -> float:
         return float(10 ** self._random.uniform(-1, 2.5))
 
     def _kill(self, *, with_machine: bool) -> bool:
-        name = self._some_process()
+        name, world = self._some_process(), self._world
         if name is None:
             return False
-        world = self._world
-        world.crash_points(name)
-        world.observer.say(name, "loses power" if with_machine else "is killed")
-        world.processes[name].kill(with_machine=with_machine)
-        world.schedule.after(self._random.random() * 10, self._reboot, name)
+        if world.files and self._random.random() < 0.5:
+            # In the middle of what somebody does to the disk.
+            world.machine.dies_in = self._random.randint(1, 12)
+            world.machine.kill = lambda loop: self._kill_now(loop.name, with_machine=with_machine)
+        else:
+            self._kill_now(name, with_machine=with_machine)
         return True
+
+    def _kill_now(self, name: str, *, with_machine: bool) -> None:
+        world = self._world
+        # Where a node is a file, all processes are on its machine.
+        names = list(world.processes) if with_machine and world.files else [name]
+        for victim in names:
+            if not world.processes[victim].loop.dead:
+                world.crash_points(victim)
+                world.observer.say(victim, "loses power" if with_machine else "is killed")
+                world.processes[victim].kill(with_machine=with_machine)
+                world.schedule.after(self._random.random() * 10, self._reboot, victim)
+        if with_machine and world.files:
+            world.machine.lose_power()
+            for database in world.files:
+                database.lose_power()
 
     def _reboot(self, name: str) -> None:
         if self._world.processes[name].loop.dead:
@@ -117,11 +142,14 @@ class Faults:
 
     def _kill_server(self) -> bool:
         server = self._some_server()
-        server.crash()
-        return True
+        if server is not None:
+            server.crash()
+        return server is not None
 
     def _pause_server(self) -> bool:
         server, seconds = self._some_server(), self._long_s()
+        if server is None:
+            return False
         self._world.observer.say(server.name, f"is stopped for {seconds:.1f} s")
         server.pause()
         self._world.schedule.after(seconds, server.resume)
@@ -131,39 +159,39 @@ class Faults:
         world = self._world
         name = self._some_process() or self._random.choice(list(world.processes))
         server, seconds = self._some_server(), self._long_s()
+        if server is None:
+            return False
         world.observer.say(name, f"does not reach {server.name} for {seconds:.1f} s")
         world.network.cut(name, server, world.schedule.now + seconds)
         return True
 
     def _slow_disk(self) -> bool:
-        server = self._some_server()
-        slowness = float(10 ** self._random.uniform(1, 4))
-        self._world.observer.say(server.name, f"has a disk that is {slowness:.0f} times slower")
-        server.disk.slowness = slowness
-        self._world.schedule.after(self._long_s(), setattr, server.disk, "slowness", 1.0)
+        disk, slowness = self._some_disk(), float(10 ** self._random.uniform(1, 4))
+        self._world.observer.say("world", f"one disk is {slowness:.0f} times slower")
+        disk.slowness = slowness
+        self._world.schedule.after(self._long_s(), setattr, disk, "slowness", 1.0)
         return True
 
     def _full_disk(self) -> bool:
-        server = self._some_server()
-        self._world.observer.say(server.name, "has a full disk")
-        server.disk.full = True
-        self._world.schedule.after(self._long_s(), setattr, server.disk, "full", False)
+        disk = self._some_disk()
+        self._world.observer.say("world", "one disk is full")
+        disk.full = True
+        self._world.schedule.after(self._long_s(), setattr, disk, "full", False)
         return True
 
     def _failing_disk(self) -> bool:
-        server = self._some_server()
-        self._world.observer.say(server.name, "will fail its next forced write")
-        server.disk.fails = True
+        self._world.observer.say("world", "one disk will fail its next forced write")
+        self._some_disk().fails = True
         return True
 
     def _jump(self) -> bool:
         world = self._world
         seconds = self._random.choice((-1, 1)) * self._long_s() * 20
-        if self._random.random() < 0.5:
+        server = self._some_server()
+        if server is None or self._random.random() < 0.5:
             name = self._random.choice(list(world.processes))
             world.clock(name).ahead_s += seconds
         else:
-            server = self._some_server()
             name = server.name
             server.clock_ahead_s += seconds
         world.observer.say(name, f"has its clock jump by {seconds:.1f} s")
@@ -172,10 +200,7 @@ class Faults:
     def _operator(self) -> bool:
         world = self._world
         found = [
-            (server, name)
-            for server in world.servers.values()
-            for name in server.store.prepared
-            if name not in world.strangers
+            (server, name) for server in world.servers for name in server.store.prepared if name not in world.strangers
         ]
         if not found:
             # Come back while there is something to be done.

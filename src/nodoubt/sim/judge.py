@@ -20,25 +20,25 @@ def open_ends(world: Simulation) -> list[str]:
     """What is prepared, or decided and not complete. What an operator rolled back is reported for ever instead."""
     found = []
     touched = {gid for (gid, _), commit in world.faults.by_hand.items() if not commit}
-    for server in world.servers.values():
+    for database in world.databases.values():
         found += [
-            f"{name} is prepared on {server.name}" for name in server.store.prepared if name not in world.strangers
+            f"{name} is prepared on {database.name}" for name in database.in_doubt() if name not in world.strangers
         ]
-        for gid, row in server.store.tables["decision"].items():
+        for gid, row in database.store.tables["decision"].items():
             if row[0] == "committed" and not row[2] and gid not in touched:
-                found.append(f"the decision of {gid} at {server.name} is not complete")
+                found.append(f"the decision of {gid} at {database.name} is not complete")
     return found
 
 
 def durable(world: Simulation) -> dict[str, Any]:
     """What outlives a power failure and settling must leave alone once all is settled."""
     state: dict[str, Any] = {}
-    for server in world.servers.values():
+    for database in world.databases.values():
         # Evidence is dropped behind complete decisions, by packets that may be on their way still.
         for table in ("list", "account"):
-            state[f"{server.name} {table}"] = dict(server.store.tables[table])
-        state[f"{server.name} prepared"] = sorted(server.store.prepared)
-        for gid, row in server.store.tables["decision"].items():
+            state[f"{database.name} {table}"] = dict(database.store.tables[table])
+        state[f"{database.name} prepared"] = sorted(database.in_doubt())
+        for gid, row in database.store.tables["decision"].items():
             # Reading a decision counts a probe where that is what forces it.
             state[gid] = row[:5]
     return state
@@ -79,7 +79,7 @@ async def ask(process: Process, world: Simulation) -> None:
 
 def safety(world: Simulation) -> None:
     """Nothing contradicts anything else, in whatever state the world is."""
-    left = {name for server in world.servers.values() for name in server.store.prepared}
+    left = {name for database in world.databases.values() for name in database.in_doubt()}
     for name in sorted(world.strangers - left):
         world.observer.violation(f"{name} is none of ours, and was finished")
     found = _tags(world)
@@ -89,8 +89,8 @@ def safety(world: Simulation) -> None:
             if count > 1:
                 world.observer.violation(f"{attempt.tag} {attempt.gid} was applied {count} times on {node}")
         _judge_end(world, attempt, {node for node, count in counts.items() if count})
-    for node, server in world.servers.items():
-        balance = sum(server.store.tables["account"][account] for account in ACCOUNTS) - BALANCE * len(ACCOUNTS)
+    for node, database in world.databases.items():
+        balance = sum(database.store.tables["account"][account] for account in ACCOUNTS) - BALANCE * len(ACCOUNTS)
         moved = sum(attempt.moved[node] for attempt in world.attempts if found[node][attempt.tag])
         if balance != moved:
             world.observer.violation(f"the accounts on {node} moved by {balance}, its transactions by {moved}")
@@ -103,8 +103,8 @@ def _judge_end(world: Simulation, attempt: Attempt, there: set[str]) -> None:
     by_hand = {node for gid, node in world.faults.by_hand if gid == attempt.gid}
     pending = {
         node
-        for node, server in world.servers.items()
-        if any(f".{attempt.gid}" in name for name in server.store.prepared)
+        for node, database in world.databases.items()
+        if any(f".{attempt.gid}" in name for name in database.in_doubt())
     }
     decided = _decided(world, attempt.gid)
     missing = set(attempt.moved) - there - by_hand - pending
@@ -123,15 +123,15 @@ def _judge_end(world: Simulation, attempt: Attempt, there: set[str]) -> None:
 
 
 def _decided(world: Simulation, gid: str) -> set[str]:
-    rows = [server.store.tables["decision"].get(gid) for server in world.servers.values()]
+    rows = [database.store.tables["decision"].get(gid) for database in world.databases.values()]
     return {row[0] for row in rows if row is not None}
 
 
 def _tags(world: Simulation) -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = defaultdict(Counter)
-    for node, server in world.servers.items():
+    for node, database in world.databases.items():
         for name in LISTS:
-            found[node].update(server.store.tables["list"][name])
+            found[node].update(database.store.tables["list"][name])
     return found
 
 

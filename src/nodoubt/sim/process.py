@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
@@ -11,16 +13,25 @@ from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Engine
 from nodoubt.engine.worlds import AsyncWorld, ThreadWorld
 from nodoubt.nodes.contract import Node
-from nodoubt.nodes.dialect import Dialect
+from nodoubt.nodes.dialect import Dialect, NodeSettings
 from nodoubt.nodes.mariadb import MariaDB
 from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.sim.driver import SimulatedDriver
 from nodoubt.sim.loop import ProcessLoop, Schedule
+from nodoubt.sim.machine import Machine
 from nodoubt.sim.network import Network
-from nodoubt.sim.server import EPOCH_S, Server
+from nodoubt.sim.server import EPOCH_S, Disk, Server
+from nodoubt.sim.sqlite import WouldWait
+from nodoubt.sim.sqlite_file import SQLiteDatabase
+from nodoubt.sim.sqlite_node import SimulatedSQLiteNode
 
 T = TypeVar("T")
+
+#: How often somebody looks who polls.
+LOOK_S = 0.02
+#: About how long a call aside takes.
+CALL_S = 0.002
 
 DIALECTS: dict[str, type[Dialect]] = {"postgresql": PostgreSQL, "mariadb": MariaDB}
 
@@ -35,7 +46,9 @@ class Clock:
 class SimulatedWorld(AsyncWorld):
     """The outside of one process: virtual time, a wall clock that jumps, random bytes from the seed."""
 
-    def __init__(self, schedule: Schedule, clock: Clock, random: Random) -> None:
+    def __init__(self, schedule: Schedule, clock: Clock, random: Random, disk: Disk) -> None:
+        self._disk = disk
+        self._has_waited = False
         self._schedule = schedule
         self._clock = clock
         self._random = random
@@ -49,8 +62,23 @@ class SimulatedWorld(AsyncWorld):
     def random(self, count: int) -> bytes:
         return self._random.randbytes(count)
 
+    async def sleep(self, seconds: float) -> None:
+        # Looking at a lock a thousand times a second is nothing to a computer, and much to a simulation.
+        await super().sleep(max(seconds, LOOK_S))
+
     async def aside(self, call: Callable[[], T]) -> T:
-        return call()
+        await asyncio.sleep(CALL_S * self._disk.slowness * (0.5 + self._random.random()))
+        while True:
+            try:
+                return call()
+            except WouldWait:
+                await asyncio.sleep(LOOK_S)
+                self._has_waited = True
+
+    def may_wait(self) -> bool:
+        """Whether a call aside may let time pass; it has done so once when it is made again."""
+        has_waited, self._has_waited = self._has_waited, False
+        return not has_waited
 
 
 class Process:
@@ -62,9 +90,10 @@ class Process:
         number: int,
         config: Config,
         network: Network,
-        servers: list[Server],
+        databases: Sequence[Server | SQLiteDatabase],
         clock: Clock,
         random: Random,
+        machine: Machine,
     ) -> None:
         #: The machine; a restarted process has the same name and another number.
         self.name = name
@@ -75,9 +104,13 @@ class Process:
         self.idle = False
         self.loop = ProcessLoop(network.schedule, name)
         self.loop.owner = self
-        self.world = SimulatedWorld(network.schedule, clock, random)
-        self._drivers = {server.name: SimulatedDriver(self.loop, network, name, server) for server in servers}
-        self._kinds = {server.name: server.kind for server in servers}
+        self.world = SimulatedWorld(network.schedule, clock, random, machine.disk)
+        self._drivers = {
+            server.name: SimulatedDriver(self.loop, network, name, server)
+            for server in databases
+            if isinstance(server, Server)
+        }
+        self._databases = {database.name: database for database in databases}
         self.manager = SimulatedManager(config, self)
 
     def asking(self) -> list[str]:
@@ -86,17 +119,16 @@ class Process:
 
     def nodes(self, config: Config) -> list[Node]:
         """Nodes as the registry makes them, with another driver."""
-        return [
-            SqlNode(
-                name,
-                config.domain,
-                dialect=DIALECTS[self._kinds[name]](),
-                driver=self._drivers[name],
-                world=self.world,
-                settings=settings,
+        return [self._node(name, config.domain, settings) for name, settings in config.nodes.items()]
+
+    def _node(self, name: str, domain: str, settings: NodeSettings) -> Node:
+        database = self._databases[name]
+        if isinstance(database, SQLiteDatabase):
+            return SimulatedSQLiteNode(
+                database, domain, replace(settings, url=f"sqlite:///{database.path}"), self.world, self.loop
             )
-            for name, settings in config.nodes.items()
-        ]
+        dialect, driver = DIALECTS[database.kind](), self._drivers[name]
+        return SqlNode(name, domain, dialect=dialect, driver=driver, world=self.world, settings=settings)
 
     def kill(self, *, with_machine: bool) -> None:
         """Stop for ever. A machine that lost power resets no connection."""
@@ -107,6 +139,9 @@ class Process:
                     session.cut = True
                 else:
                     session.die()
+        for database in self._databases.values():
+            if isinstance(database, SQLiteDatabase):
+                database.killed(self.loop)
 
 
 class SimulatedManager(AsyncTransactionManager):

@@ -12,11 +12,13 @@ from random import Random
 from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Settings
 from nodoubt.errors import NodoubtError
+from nodoubt.nodes import sqlite_tables
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.sim import judge
 from nodoubt.sim.faults import Faults
 from nodoubt.sim.loop import ProcessLoop, Schedule
+from nodoubt.sim.machine import Machine
 from nodoubt.sim.mariadb import MariaDBServer
 from nodoubt.sim.network import Network
 from nodoubt.sim.observer import Observer
@@ -25,6 +27,7 @@ from nodoubt.sim.postgresql import PostgreSQLServer
 from nodoubt.sim.process import Clock, Process
 from nodoubt.sim.seam import swapped
 from nodoubt.sim.server import EPOCH_S, Server
+from nodoubt.sim.sqlite_file import SQLiteDatabase
 from nodoubt.sim.store import Prepared, Record, Tables, Txn
 from nodoubt.sim.watch import Watcher, verdicts_counted
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS, Attempt, Client
@@ -69,7 +72,11 @@ def run(plan: Plan, *, traced: bool = False) -> History:
     world = Simulation(plan, traced=traced)
     logger = logging.getLogger("nodoubt")
     # A thousand warnings a second, each of them meant.
-    with swapped(logger, "disabled", True), verdicts_counted(world.observer):
+    with (
+        swapped(logger, "disabled", True),
+        swapped(sqlite_tables, "changed_tables", lambda changeset: {}),
+        verdicts_counted(world.observer),
+    ):
         try:
             world.play()
             return world.history()
@@ -93,12 +100,12 @@ class Simulation:
             plan.latency_s,
         )
         self.random = plan.stream("world")
-        self.servers = {
-            name: SERVERS[kind](name, self.schedule, self.observer, Random(self.random.random()), _tables(name))
-            for name, kind in plan.nodes.items()
-        }
-        for server in self.servers.values():
-            server.completing = self._completing
+        #: Of all processes, where a node is a file; else each has its own and this one is idle.
+        self.machine = Machine(self.schedule, self.observer, plan.stream("machine"))
+        self.databases = {name: self._database(name, kind) for name, kind in plan.nodes.items()}
+        for database in self.databases.values():
+            database.completing = self._completing
+        self.servers = [database for database in self.databases.values() if isinstance(database, Server)]
         #: Prepared branches that must stay as they are.
         self.strangers: set[str] = set()
         if STRANGERS in plan.rates:
@@ -114,9 +121,19 @@ class Simulation:
         self.config = self._configure()
         self.faults = Faults(self)
 
+    def _database(self, name: str, kind: str) -> Server | SQLiteDatabase:
+        if kind == "sqlite":
+            return SQLiteDatabase(name, self.machine, self.observer, _tables(name))
+        return SERVERS[kind](name, self.schedule, self.observer, Random(self.random.random()), _tables(name))
+
+    @property
+    def files(self) -> list[SQLiteDatabase]:
+        """The databases that are files."""
+        return [database for database in self.databases.values() if isinstance(database, SQLiteDatabase)]
+
     def _plant_strangers(self) -> None:
         self.observer.hit("fault", STRANGERS)
-        for server in self.servers.values():
+        for server in self.servers:
             gid = new_gid(int(EPOCH_S - 3600) * 1000, self.random.randbytes(10))
             names = [
                 server.spell(BranchId(domain="others", gid=gid, branch=1, home="p0")),
@@ -173,8 +190,8 @@ class Simulation:
         before = self.processes.get(name)
         number = before.number + 1 if before is not None else 0
         random = self.plan.stream(f"{name}/{number}")
-        servers = list(self.servers.values())
-        process = Process(name, number, self.config, self.network, servers, self._clocks[name], random)
+        databases = list(self.databases.values())
+        process = Process(name, number, self.config, self.network, databases, self._clocks[name], random, self.machine)
         self.processes[name] = process
         self._loops.append(process.loop)
         self.observer.say(name, f"starts, number {number}")
@@ -209,14 +226,15 @@ class Simulation:
     def _point(self, gid: str, participants: int) -> str:
         """Where a transaction is, by its last message and by how many nodes hold its prepared branch."""
         point = self.watcher.points.get(gid, "C1")
-        prepared = sum(any(f".{gid}" in name for name in server.store.prepared) for server in self.servers.values())
+        databases = self.databases.values()
+        prepared = sum(any(f".{gid}" in name for name in database.in_doubt()) for database in databases)
         if point == "C4" and prepared:
             return "C5"
         return "C10" if point == "C9" and 0 < prepared < participants else point
 
     def _completing(self, gid: str) -> None:
-        for name, server in self.servers.items():
-            if any(f".{gid}" in branch for branch in server.store.prepared):
+        for name, database in self.databases.items():
+            if any(f".{gid}" in branch for branch in database.in_doubt()):
                 self.observer.violation(f"{gid} is marked complete while its branch on {name} is prepared")
 
     # Phases

@@ -256,6 +256,10 @@ class Server:
     def refuse(self, call: Callable[..., Any]) -> None:
         """Called before each statement of a session whose transaction has failed. Raises SqlError."""
 
+    def in_doubt(self) -> list[str]:
+        """The names of the prepared branches."""
+        return list(self.store.prepared)
+
     # Locks and disk
 
     def lock(self, backend: Backend, table: str, key: Any, timeout_s: float | None) -> Generator[Any, Any, bool]:

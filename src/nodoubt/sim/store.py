@@ -135,7 +135,7 @@ class Store:
         """End a transaction: its writes become visible or vanish, its locks are handed on."""
         txn.over = True
         if apply:
-            self._apply(txn.writes)
+            self.apply(txn.writes)
         locks, txn.locks = txn.locks, []
         for place in locks:
             if self._holders.get(place) is not txn:
@@ -146,9 +146,12 @@ class Store:
                 wait = queue.pop(0)
                 self._holders[place] = wait.txn
                 wait.txn.locks.append(place)
+                # Not when it wakes: until then it would seem to wait for itself.
+                wait.txn.waits_for = None
                 wait.wake(True)
 
-    def _apply(self, writes: dict[Place, Any]) -> None:
+    def apply(self, writes: dict[Place, Any]) -> None:
+        """Let writes be seen."""
         for (table, key), row in writes.items():
             if row is None:
                 self.tables[table].pop(key, None)
@@ -178,7 +181,7 @@ class Store:
         for record in self.log:
             match record.kind:
                 case "commit":
-                    self._apply(record.writes)
+                    self.apply(record.writes)
                 case "prepare":
                     txn = Txn()
                     txn.writes = record.writes
@@ -186,7 +189,7 @@ class Store:
                 case "finish":
                     txn = self.prepared.pop(record.name).txn
                     if record.commit:
-                        self._apply(txn.writes)
+                        self.apply(txn.writes)
         for branch in self.prepared.values():
             branch.txn.locks = list(branch.txn.writes)
             self._holders.update(dict.fromkeys(branch.txn.locks, branch.txn))

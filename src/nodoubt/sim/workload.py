@@ -17,6 +17,7 @@ from nodoubt.sim.driver import SimulatedError
 from nodoubt.sim.loop import Handle
 from nodoubt.sim.observer import Observer
 from nodoubt.sim.plan import Plan
+from nodoubt.sim.sqlite import APPEND, LOOK, MOVE
 
 LISTS = ("l0", "l1")
 ACCOUNTS = ("a0", "a1", "a2")
@@ -35,6 +36,7 @@ TEXTS: Mapping[str, tuple[str, str, str]] = {
         "UPDATE list SET items = CONCAT(items, %s) WHERE id = %s",
         "UPDATE account SET balance = balance + %s WHERE id = %s",
     ),
+    "sqlite": (LOOK, APPEND, MOVE),
 }
 
 
