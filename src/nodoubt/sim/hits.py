@@ -16,6 +16,15 @@ INSTANTS = ("C6", "C8")
 #: Cases that settling comes to in no history: what is foreign or live it sorts out before it asks; the others need a decision
 #: that changes, or is purged, between two readings of one round. The table's own test goes through all of them.
 UNREACHED_VERDICTS = ("foreign", "live", "expired", "rolled-back", "committed-by-hand")
+#: What a SQLite-like node must have gone through; a commit that comes back was written and not seen when its process died.
+MET = (
+    "sqlite: disk full",
+    "sqlite: forced write failed",
+    "sqlite: died in the middle of a call",
+    "sqlite: unforced name lost",
+    "sqlite: torn file",
+    "sqlite: an unseen commit came back",
+)
 
 
 def required() -> Mapping[str, tuple[str, ...]]:
@@ -26,6 +35,7 @@ def required() -> Mapping[str, tuple[str, ...]]:
         "verdict": tuple(case.label for case in VERDICTS if case.label not in UNREACHED_VERDICTS),
         "transition": tuple(_transitions()),
         "by hand": ("named",),
+        "met": MET,
     }
 
 

@@ -34,7 +34,7 @@ KINDS = (*FATES, *STROKES, *CALLERS, STRANGERS)
 #: Every so many seeds the faults never end.
 UNLIMITED = 5
 #: Kinds of nodes, as often as they are drawn.
-NODES = ("postgresql", "postgresql", "postgresql", "mariadb", "mariadb", "mariadb", "sqlite")
+NODES = ("postgresql", "postgresql", "mariadb", "mariadb", "sqlite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
