@@ -26,8 +26,6 @@ examples:
   nodoubt sim --minutes 10 --jobs 2 --require-all
   nodoubt sim --seed 1206
 
-
-
 {EXIT_CODES}"""
 
 

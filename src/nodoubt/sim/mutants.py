@@ -20,6 +20,7 @@ from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.sql_branch import SqlBranch
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.verdicts import HomeSays
+from nodoubt.sim.machine import SimulatedFiles
 from nodoubt.sim.seam import swapped
 
 
@@ -91,6 +92,15 @@ def _undo_unasked() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _journal_unforced() -> Iterator[None]:
+    with (
+        swapped(SimulatedFiles, "fsync", lambda self, descriptor: None),
+        swapped(SimulatedFiles, "fsync_folder", lambda self, path: None),
+    ):
+        yield
+
+
 #: name -> mistake
 MUTANTS: Mapping[str, Mutant] = {
     "lost-is-abort": Mutant(
@@ -115,6 +125,9 @@ MUTANTS: Mapping[str, Mutant] = {
         mistake="neither command tags nor failed statements are looked at", switch=_tags_unread
     ),
     "doubtful-pooled": Mutant(mistake="a session whose rollback failed goes back to the pool", switch=_undo_unasked),
+    "journal-unforced": Mutant(
+        mistake="a SQLite node votes before its journal is on the disk", switch=_journal_unforced
+    ),
 }
 
 
