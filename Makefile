@@ -1,6 +1,6 @@
 # The commands of this project; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help venv servers demo test newest sim check bench docs clean
+.PHONY: help venv servers java demo test newest sim check prove bench docs clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -23,10 +23,13 @@ servers: ## install PostgreSQL and MariaDB where they are missing (Debian, as ro
 	{ command -v mariadbd && command -v mariadb-install-db; } >/dev/null || missing+=(mariadb-server); \
 	[ $${#missing[@]} -eq 0 ] || { $(call apt_install,$${missing[*]}); }
 
+java: ## install a Java runtime where it is missing (Debian, as root): TLC needs one
+	@command -v java >/dev/null || { $(call apt_install,default-jre-headless); }
+
 demo: .venv/.demo ## kill the workers of a bank and count the money; needs no server
 	@$(BIN)/nodoubt demo $(ARGS)
 
-test: servers venv ## run all tests, on real servers of their own; ARGS="…" goes to pytest
+test: servers java venv ## run all tests, on real servers of their own; ARGS="…" goes to pytest
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 newest: venv ## run the tests of PostgreSQL's adapters on the newest PostgreSQL, which comes as a Python package
@@ -42,11 +45,16 @@ check: venv ## lint, format and types
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run $(BIN)/ruff format"; exit 1; }
 	@$(BIN)/mypy
 
+prove: java venv ## run the engine through every interleaving, and TLC on its twin in TLA+
+	@$(BIN)/nodoubt prove enumerate $(ARGS)
+	@$(BIN)/python -m tests.prove.twin
+
 bench: servers .venv/.bench ## measure against the peers, on real servers of its own
 	@$(BIN)/nodoubt bench $(ARGS)
 
-docs: venv ## draw the protocol's tables again, into docs/protocol.md
+docs: venv ## make the pages again that come from tables: the protocol, and the mutants
 	@$(BIN)/python -m tests.protocol.diagram
+	@$(BIN)/python -m tests.prove.page
 
 clean: ## remove .venv, caches and builds
 	@rm -rf .venv build dist .cache .mypy_cache .pytest_cache .ruff_cache

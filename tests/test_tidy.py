@@ -21,11 +21,11 @@ FUNCTION_LINES_MAX = 60
 # What a part of the package may import besides itself: all parts of lower levels, none beside it on its own level.
 LEVELS = (
     ("errors",),
-    ("protocol",),
+    ("protocol", "judge"),
     ("journal",),  # the promise of a SQLite node, so below it
     ("nodes",),
     ("engine",),
-    ("sim", "testing", "server", "integrations"),
+    ("sim", "prove", "testing", "server", "integrations"),
     ("bench", "demo"),  # users of everything below
     ("cli",),  # starts everything else, and imports what it starts where it starts it
     ("__init__",),  # the public names

@@ -53,7 +53,7 @@ class Adopted:
 class Performer:
     """Carries out the orders of one machine, step by step, until it gives no more."""
 
-    __slots__ = ("_home", "_live", "_machine", "_watch", "_world", "adopted", "answer", "closing")
+    __slots__ = ("_home", "_live", "_machine", "_said", "_watch", "_world", "adopted", "answer", "closing")
 
     def __init__(self, machine: Transaction, home: Node | None, world: World, watch: Watch | None) -> None:
         self._machine = machine
@@ -61,6 +61,8 @@ class Performer:
         self._world = world
         self._watch = watch
         self._live: dict[int, Branch] = {}
+        #: What the last probe found.
+        self._said = HomeSays.ABORTED
         self.adopted: Mapping[int, Adopted] = {}
         #: The answer that made the transaction abort, for the error that the caller gets.
         self.answer: Answer | None = None
@@ -136,7 +138,7 @@ class Performer:
         reason = "home is not known"
         for _ in range(PROBES_MAX if self._home else 0):
             try:
-                says = await probe_one(self._home, self._machine.gid)
+                says = self._said = await probe_one(self._home, self._machine.gid)
             except NodoubtError as error:
                 reason = error.message
                 break
@@ -173,8 +175,11 @@ class Performer:
         if ended is Ended.OWED:
             return m.BranchOwed(branch=branch, reason="the node did not finish it")
         if ended is Ended.APPLIED:
-            logger.error("%s: branch %s was committed by somebody else", self._machine.gid, branch)
-            return m.BranchStrayed(branch=branch)
+            case = verdict(self._said, NodeSays.APPLIED, Whose.OURS, Age.RIPE)
+            # A tombstone that is fresh tells recovery nothing of a branch that is gone; of a live one all is known.
+            if case.action is Action.REPORT or branch in self._live:
+                logger.error("%s: branch %s was committed by somebody else", self._machine.gid, branch)
+                return m.BranchStrayed(branch=branch)
         return m.BranchRolledBack(branch=branch)
 
     async def _home_says(self) -> HomeSays:
