@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from nodoubt.errors import Aborted
+from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.memory_database import Fate
 from nodoubt.nodes.memory_packets import BRANCH
 from tests.engine.stage import NAMES, Stage, Trouble, told
@@ -75,6 +76,18 @@ async def test_one_node_alone(fate: Fate, expected: str, written: set[str]) -> N
         assert outcome.state == "unknown"
     else:
         await ends(stage, work.gid, written)
+
+
+async def test_what_is_handed_over_keeps_no_connection() -> None:
+    """Else each transaction that home leaves without an answer would take a connection of every other node for good."""
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process()
+    for number in range(NodeSettings(url="").pool_size + 1):
+        work = await stage.write(engine, key=f"key {number}")
+        stage.trouble(Trouble(node="home", call="decide", fate=Fate.CRASH))
+        assert await told(work) == "OutcomeUnknown"
+        stage.heal()
 
 
 def _two_troubles() -> Iterator[tuple[Trouble, Trouble]]:

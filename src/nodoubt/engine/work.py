@@ -170,6 +170,8 @@ class Work:
         if isinstance(closing, m.Forget):
             self._engine.forget(self.machine, self._home)
         elif closing is not None:
+            for branch in self._branches:
+                branch.hand_over()
             self._engine.hand_over(self)
         if outcome.strays:
             raise HeuristicOutcome(

@@ -148,6 +148,9 @@ class Branch(Protocol):
     def abandon(self) -> None:
         """Cut the session off without waiting. What was sent and not answered is unknown."""
 
+    def hand_over(self) -> None:
+        """The transaction is over here: give up whatever is still held. A promise stands, and the settler will find it."""
+
     async def prepare(self) -> Answer:
         """Vote: yes, no or unknown."""
 

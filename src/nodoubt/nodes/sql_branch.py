@@ -52,6 +52,9 @@ class SqlBranch:
             if self._session is not None:
                 self._session.abandon()
 
+    def hand_over(self) -> None:
+        self._leave(clean=False)
+
     def _leave(self, *, clean: bool) -> str:
         """Part with the session; returns its handle."""
         with self._lock:

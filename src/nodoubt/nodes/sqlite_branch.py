@@ -75,6 +75,9 @@ class SQLiteBranch:
         self._guard.close(NodeUnavailable(f"the session on node {self._node.name!r} was cut off", gid=self._id.gid))
         self._session.abandon()
 
+    def hand_over(self) -> None:
+        self._session.close()
+
     async def prepare(self) -> Answer:
         return await self._node.world.aside(self._prepare)
 
