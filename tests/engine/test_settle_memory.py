@@ -48,6 +48,16 @@ async def test_decided_is_committed_and_completed() -> None:
     assert not any(database.tables[BRANCH] for database in stage.databases.values())
 
 
+async def test_a_decision_of_the_future_is_not_young_for_ever() -> None:
+    """The clock of home was set back since it was decided (recovery rule 8); found by simulation, seed 87."""
+    stage = await installed()
+    gid = leave_both(stage)
+    stage.decide(gid, BOTH)
+    stage.databases["home"].tables[DECISION][gid][3] += 2 * 3600
+    engine = await stage.process()
+    assert (await engine.settle(grace_s=0)).completed == 1
+
+
 async def test_complete_comes_before_evidence_is_dropped() -> None:
     """Whoever finds evidence gone must be able to read that it had done its work."""
     stage = await installed()

@@ -62,7 +62,7 @@ def test_a_promise_is_forced_before_it_is_named_and_its_name_after(database: Pat
     journal = Journal(database, files)
     assert journal.read() is None
     journal.write(record())
-    assert files.calls == ["read", "create", "write", "fsync", "close", "rename", "fsync_folder"]
+    assert files.calls == ["read", "status", "create", "give", "write", "fsync", "close", "rename", "fsync_folder"]
     assert journal.read() == record()
     assert journal.path.name == "shop.db-nodoubt"
     assert journal.path.stat().st_mode & 0o777 == 0o640, "who may read the database may read its journal, nobody else"

@@ -6,13 +6,14 @@ import importlib.util
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nodoubt.protocol.states import Phase
-from nodoubt.prove.databases import Home, Part, Truth
-from nodoubt.prove.explorer import State, World
+from nodoubt.prove.databases import Fault, Home, Part, Truth
+from nodoubt.prove.explorer import Scope, State, Step, World, explore
 from nodoubt.prove.wire import NAMES
 
 PROOF = Path(__file__).parents[2] / "proof"
@@ -79,6 +80,33 @@ def _seen(truth: Truth, pc: str, votes: tuple[str, ...]) -> Seen:
     )
 
 
+class Watched(World):
+    """A world that remembers what the twin would see of it: states by number, and steps between them."""
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope)
+        self.seen: dict[Seen, int] = {}
+        self.steps_seen: set[tuple[int, int]] = set()
+        self._known: dict[State, int] = {}
+
+    def steps(self, state: State) -> Iterator[Step]:
+        here = self._see(state)
+        for step in super().steps(state):
+            self.steps_seen.add((here, self._see(step.state)))
+            yield step
+
+    def made(self) -> set[tuple[Seen, Seen]]:
+        """The steps, as the twin would see them."""
+        seen = list(self.seen)
+        return {(seen[before], seen[after]) for before, after in self.steps_seen}
+
+    def _see(self, state: State) -> int:
+        key = state[:2]
+        if key not in self._known:
+            self._known[key], *_ = [self.seen.setdefault(seen, len(self.seen)) for seen in projected(self, state)]
+        return self._known[key]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checked:
     """What TLC said, how many distinct states it found, these states, and the steps between them."""
@@ -117,3 +145,43 @@ def tlc(folder: Path, module: str, config: str) -> Checked:
 def _read(label: str) -> Seen:
     text = label.replace("\\n", "\n").replace('\\"', '"').replace("\\\\", "\\")
     return tuple(sorted(re.findall(r"/\\ (\w+) = (.*)", text)))
+
+
+def stretched(checked: Checked) -> set[tuple[Seen, Seen]]:
+    """What the engine may do in one step: nothing that the twin sees, or up to two of its steps (to do, and to tell)."""
+    following: dict[Seen, set[Seen]] = {state: {state} for state in checked.states}
+    for before, after in checked.steps:
+        following[before].add(after)
+    return {(before, last) for before, nexts in following.items() for after in nexts for last in following[after]}
+
+
+#: The size of the twin -> the world of the engine. Without copies, three branches are few enough for a test.
+PAIRS: Mapping[str, Scope] = {
+    "TwoBranches.cfg": Scope(branches=2, settlers=1),
+    "ThreeBranches.cfg": Scope(
+        branches=3, settlers=1, faults=frozenset({Fault.LOSS, Fault.LATENESS, Fault.CRASH, Fault.REFUSAL})
+    ),
+}
+
+
+def compare(config: str, folder: Path) -> str:
+    """Run TLC and the engine through one size: the same states, by the same steps. Returns what was found, in a line."""
+    checked = tlc(folder, "Nodoubt.tla", config)
+    assert "No error has been found" in checked.text, checked.text
+    world = Watched(PAIRS[config])
+    findings = explore(world)
+    assert findings.ok, findings.wrong
+    assert len(world.seen) == checked.distinct
+    assert world.seen.keys() == checked.states
+    made = world.made()
+    assert made <= stretched(checked)
+    return (
+        f"{config}: TLC finds {checked.distinct} distinct states; the engine's {findings.states} states are the same"
+        f" {len(world.seen)} to the twin, and its {len(made)} steps between them are the twin's"
+    )
+
+
+if __name__ == "__main__":
+    for size in PAIRS:
+        with tempfile.TemporaryDirectory() as own:
+            print(compare(size, Path(own)), flush=True)

@@ -32,6 +32,7 @@ class Exit(IntEnum):
     USAGE = 2
     UNREACHABLE = 3
     IN_DOUBT = 4
+    UNREACHED = 5
     INTERRUPTED = 130
 
 
@@ -42,6 +43,7 @@ exit codes:
   2    wrong usage or configuration; nothing was done
   3    a node could not be reached
   4    in doubt: something is not settled yet
+  5    sim: nothing failed, but not everything that was to be reached was
   130  interrupted"""
 
 

@@ -92,7 +92,8 @@ class Settler:
         self._world = world
         self._live = live
         self._watch = watch
-        self._first_seen: dict[BranchId, float] = {}
+        #: Branches, and gids of unfinished decisions -> when a round saw them first.
+        self._first_seen: dict[BranchId | str, float] = {}
         self._reported: set[tuple[str, int]] = set()
         #: Rounds, and the cases of one round, may run in several threads; they share what is guarded here.
         self._lock = threading.Lock()
@@ -148,7 +149,9 @@ class Settler:
         # that its node is listed; a live transaction that is not listed yet is not touched; and home is asked last.
         unfinished = await self._unfinished(report)
         cases = {row.gid: _Case(gid=row.gid, home=home, row=row) for home, rows in unfinished.items() for row in rows}
-        for node, branches in (await self._listed(report)).items():
+        listed = await self._listed(report)
+        self._see([*cases, *(branch.id for branches in listed.values() for branch in branches)])
+        for node, branches in listed.items():
             for branch in branches:
                 case = cases.setdefault(branch.id.gid, _Case(gid=branch.id.gid, home=branch.id.home))
                 case.prepared[branch.id.branch] = (node, branch)
@@ -181,15 +184,16 @@ class Settler:
     async def _listed(self, report: SettleReport) -> dict[str, Sequence[PreparedBranch]]:
         listings = await self._each(self._nodes.values(), lambda node: node.prepared(), report)
         report.foreign = {name: listing.foreign for name, listing in listings.items() if listing.foreign}
-        listed = {name: listing.ours for name, listing in listings.items()}
+        return {name: listing.ours for name, listing in listings.items()}
+
+    def _see(self, found: Sequence[BranchId | str]) -> None:
         now = self._world.now()
         with self._lock:
             before = self._first_seen
-            self._first_seen = {b.id: before.get(b.id, now) for branches in listed.values() for b in branches}
-        return listed
+            self._first_seen = {what: before.get(what, now) for what in found}
 
-    def _seen(self, branch: BranchId) -> float:
-        return self._world.now() - self._first_seen.get(branch, self._world.now())
+    def _seen(self, what: BranchId | str) -> float:
+        return self._world.now() - self._first_seen.get(what, self._world.now())
 
     async def _unfinished(self, report: SettleReport) -> dict[str, Sequence[DecisionRow]]:
         homes = [node for node in self._nodes.values() if node.capabilities.home]
@@ -349,10 +353,10 @@ class _Case:
         """Whether the process that ran it is known to have lost a prepared branch's session: it will not finish it."""
         return any(branch.ownerless for _, branch in self.prepared.values())
 
-    def age_s(self, seen: Callable[[BranchId], float]) -> float:
-        """The age of the youngest thing seen of it, each by its node's clock or since we first saw it."""
+    def age_s(self, seen: Callable[[BranchId | str], float]) -> float:
+        """The age of the youngest thing seen of it, each by its node's clock, which may jump, or since we first saw it."""
         ages = [max(branch.age_s, seen(branch.id)) for _, branch in self.prepared.values()]
-        return min([*ages, self.row.age_s] if self.row else ages, default=0.0)
+        return min([*ages, max(self.row.age_s, seen(self.gid))] if self.row else ages, default=0.0)
 
 
 async def complete(nodes: Mapping[str, Node], home: str, finished: Mapping[str, Mapping[int, str]]) -> None:
@@ -360,7 +364,7 @@ async def complete(nodes: Mapping[str, Node], home: str, finished: Mapping[str, 
     await nodes[home].complete(list(finished))
     by_node: dict[str, list[str]] = defaultdict(list)
     for gid, participants in finished.items():
-        for node in set(participants.values()):
+        for node in dict.fromkeys(participants.values()):
             by_node[node].append(gid)
     for node, gids in by_node.items():
         await nodes[node].drop_evidence(gids)

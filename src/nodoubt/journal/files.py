@@ -70,6 +70,15 @@ class Files:
         finally:
             os.close(descriptor)
 
+    def status(self, path: Path) -> os.stat_result:
+        """What the system knows of a file. Raises FileNotFoundError."""
+        return path.stat()
+
+    def give(self, descriptor: int, owner: os.stat_result) -> None:
+        """Let a new file belong to the owner of another one, where we may."""
+        if os.geteuid() == 0:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
     def read(self, path: Path, limit: int) -> bytes | None:
         """The first bytes of a file; None if there is none."""
         try:
@@ -105,7 +114,7 @@ class Journal:
             self._files.rename(self._temporary, self.path)
             self._files.fsync_folder(self.path.parent)
         except OSError as error:
-            if self._temporary.exists():
+            if self._is_there(self._temporary):
                 self.drop_temporary()
                 raise NotWritten(f"the journal {self.path} could not be given its name: {error}") from error
             raise PerhapsWritten(f"the journal {self.path} may not be on the disk: {error}") from error
@@ -139,9 +148,13 @@ class Journal:
     def written_at_s(self) -> float | None:
         """When the journal was written, by the machine's clock in seconds since 1970; None if there is none."""
         try:
-            return self.path.stat().st_mtime
+            return self._files.status(self.path).st_mtime
         except OSError:
             return None
+
+    def has_database(self) -> bool:
+        """Whether the database file is there."""
+        return self._is_there(self.database)
 
     def check_writable(self, random: str) -> None:
         """Raise OSError unless a journal could be written beside the database. Needs no lock."""
@@ -150,15 +163,21 @@ class Journal:
         self._files.unlink(trial)
 
     def _write_temporary(self, data: bytes) -> None:
-        owner = self.database.stat()
+        owner = self._files.status(self.database)
         descriptor = self._files.create(self._temporary, stat.S_IMODE(owner.st_mode) & 0o666)
         try:
-            if os.geteuid() == 0:
-                # As SQLite does with its own files: work done as root must not lock the database's owner out.
-                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            # As SQLite does with its own files: work done as root must not lock the database's owner out.
+            self._files.give(descriptor, owner)
             rest = memoryview(data)
             while rest:
                 rest = rest[self._files.write(descriptor, rest) :]
             self._files.fsync(descriptor)
         finally:
             self._files.close(descriptor)
+
+    def _is_there(self, path: Path) -> bool:
+        try:
+            self._files.status(path)
+        except FileNotFoundError:
+            return False
+        return True

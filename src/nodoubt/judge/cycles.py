@@ -99,7 +99,7 @@ class _Search:
                 cut = cut or ways.was_cut
                 if cycle is not None and len(set(cycle.numbers)) == len(cycle.numbers):
                     best, reach = cycle, len(cycle.numbers) - 1
-                if ways.steps <= 0:
+                if ways.steps <= 0 or reach < 2:
                     return best
             reach *= _REACH_FACTOR
         return best

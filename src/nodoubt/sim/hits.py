@@ -1,0 +1,63 @@
+"""Sometimes-assertions: what many histories must have reached between them, or they prove less than they seem to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from nodoubt.protocol import messages as m
+from nodoubt.protocol.states import PHASES, Phase
+from nodoubt.protocol.verdicts import VERDICTS
+from nodoubt.sim.plan import KINDS
+
+#: Crash points that lie at one instant of virtual time: nothing is between the last vote and sending the decision, nor
+#: between learning that it is durable and sending the first commit. That packet is lost, or its sender dies, as C7 and C9.
+INSTANTS = ("C6", "C8")
+#: Cases that settling comes to in no history: what is foreign or live it sorts out before it asks; the others need a decision
+#: that changes, or is purged, between two readings of one round. The table's own test goes through all of them.
+UNREACHED_VERDICTS = ("foreign", "live", "expired", "rolled-back", "committed-by-hand")
+#: What a SQLite-like node must have gone through; a commit that comes back was written and not seen when its process died.
+MET = (
+    "sqlite: disk full",
+    "sqlite: forced write failed",
+    "sqlite: died in the middle of a call",
+    "sqlite: unforced name lost",
+    "sqlite: torn file",
+    "sqlite: an unseen commit came back",
+)
+
+
+def required() -> Mapping[str, tuple[str, ...]]:
+    """group -> what must have been reached."""
+    return {
+        "fault": KINDS,
+        "crash point": tuple(f"C{number}" for number in range(2, 14) if f"C{number}" not in INSTANTS),
+        "verdict": tuple(case.label for case in VERDICTS if case.label not in UNREACHED_VERDICTS),
+        "transition": tuple(_transitions()),
+        "by hand": ("named",),
+        "met": MET,
+    }
+
+
+def _transitions() -> Iterable[str]:
+    for phase, fact in PHASES:
+        # The block is over by then, and it alone asks for an abort.
+        if fact is not m.AbortRequested or phase is Phase.ACTIVE:
+            yield f"{phase} + {fact.__name__}"
+
+
+def table(hits: Counter[tuple[str, str]]) -> list[str]:
+    """All that was reached, and what was not, for people."""
+    lines = []
+    for group, wanted in required().items():
+        reached = [what for name, what in hits if name == group]
+        names = sorted({*wanted, *reached})
+        lines.append(f"{group}: {sum(hits[group, name] > 0 for name in names)} of {len(names)}")
+        lines += [f"  {hits[group, name]:>9,}  {name}" for name in names]
+    others = sorted((name, what) for name, what in hits if name not in required())
+    return [*lines, "also:", *[f"  {hits[key]:>9,}  {key[0]}: {key[1]}" for key in others]]
+
+
+def zeros(hits: Counter[tuple[str, str]]) -> list[str]:
+    """What was not reached."""
+    return [f"{group}: {name}" for group, names in required().items() for name in names if not hits[group, name]]

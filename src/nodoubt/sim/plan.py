@@ -1,0 +1,106 @@
+"""What one seed means: how big the world is, what work is done in it, which faults are on, and how often they strike.
+
+There is one stream of random numbers for each concern, so that switching a kind of fault off leaves the others as they were as
+long as it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from nodoubt.sim.network import FATES
+
+#: Faults that strike at a moment, and how many strike in one history at most.
+STROKES = {
+    "process killed": 3,
+    "machine lost power": 2,
+    "process paused": 2,
+    "server killed": 3,
+    "server paused": 2,
+    "partition": 3,
+    "slow disk": 2,
+    "full disk": 2,
+    "forced write fails": 2,
+    "clock jumps": 3,
+    "operator finishes a branch": 2,
+}
+#: Faults that callers make.
+CALLERS = ("caller cancels", "caller times out", "block raises", "block ignores an error")
+#: What lies in the databases from the beginning: branches of others, of a home that nobody knows, and an unreadable decision.
+STRANGERS = "strangers' branches"
+KINDS = (*FATES, *STROKES, *CALLERS, STRANGERS)
+#: Every so many seeds the faults never end.
+UNLIMITED = 5
+#: Kinds of nodes, as often as they are drawn.
+NODES = ("postgresql", "postgresql", "mariadb", "mariadb", "sqlite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One history. Everything else follows from it and the seed."""
+
+    seed: int
+    #: name -> kind; the first is home wherever nothing else is said
+    nodes: dict[str, str]
+    processes: int
+    clients: int
+    transactions: int
+    #: Virtual seconds in which faults strike.
+    horizon_s: float
+    #: Of one packet, one way.
+    latency_s: float
+    #: kind -> how likely (packets, callers) or how many times (strokes)
+    rates: dict[str, float] = field(default_factory=dict)
+    #: Without end, faults never heal, and only safety is judged.
+    heals: bool = True
+
+    def stream(self, concern: str) -> Random:
+        """The random numbers of one concern."""
+        return Random(f"{self.seed}/{concern}")
+
+    def shrunk(self, *, transactions: int | None = None, faults: Collection[str] | None = None) -> Plan:
+        """The same history with fewer transactions, or fewer kinds of faults."""
+        rates = {kind: rate for kind, rate in self.rates.items() if faults is None or kind in faults}
+        return replace(self, transactions=transactions or self.transactions, rates=rates)
+
+    def lines(self) -> list[str]:
+        """What it is, for people."""
+        nodes = ", ".join(f"{name} ({kind})" for name, kind in self.nodes.items())
+        return [
+            f"seed {self.seed}: {nodes}; {self.processes} processes, {self.clients} clients,"
+            f" {self.transactions} transactions, faults for {self.horizon_s:.0f} s"
+            + ("" if self.heals else ", never healing"),
+            *(f"  {kind}: {rate:.3g}" for kind, rate in self.rates.items()),
+        ]
+
+
+def draw(seed: int) -> Plan:
+    """What a seed means."""
+    random = Random(f"{seed}/plan")
+    count = random.choice((2, 2, 3))
+    nodes = {f"{kind[0]}{number}": kind for number, kind in enumerate(random.choices(NODES, k=count))}
+    # Each seed leaves some kinds out, and some seeds most of them: rare orders of events need quiet elsewhere.
+    share = random.choice((0.08, 0.2, 0.4))
+    rates: dict[str, float] = {}
+    for kind in KINDS:
+        if random.random() >= share:
+            continue
+        if kind in STROKES:
+            rates[kind] = random.randint(1, STROKES[kind])
+        elif kind in CALLERS:
+            rates[kind] = random.choice((0.1, 0.3, 0.9))
+        else:
+            rates[kind] = 1 if kind == STRANGERS else 10 ** random.uniform(-3, -0.5)
+    return Plan(
+        seed=seed,
+        nodes=nodes,
+        processes=random.choice((1, 2, 2, 2, 3)),
+        clients=random.randint(1, 3),
+        transactions=random.choice((5, 5, 6, 7, 8, 10, 12)),
+        horizon_s=random.choice((2.0, 8.0, 30.0)),
+        latency_s=random.choice((0.0005, 0.01, 0.1)),
+        rates=rates,
+        heals=seed % UNLIMITED != 0,
+    )

@@ -1,0 +1,336 @@
+"""A PostgreSQL-like server: the texts of the dialect, and how the real one answers them.
+
+A failed transaction answers COMMIT and PREPARE TRANSACTION with the tag ROLLBACK; a prepared branch is free of its session,
+holds its locks and survives restarts; a commit is forced before it is seen; 42704 while a PREPARE is still running; a forced
+write that fails takes the whole server down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+from nodoubt.protocol.ids import BranchId
+from nodoubt.sim.server import DONE, Answer, Backend, Rows, Server, Steps, quoted, texts
+from nodoubt.sim.store import Deadlock, Prepared, Record, SqlError, Txn
+
+DECISION, BRANCH = "decision", "branch"
+#: A row of the table of decisions: decision, participants, complete, decided_at, reason.
+Decision = tuple[str, str, bool, float, str]
+
+
+class PostgreSQLServer(Server):
+    """See the module."""
+
+    kind = "postgresql"
+    decision_columns = 5
+
+    def spell(self, branch: BranchId) -> str:
+        return branch.text()
+
+    def refuse(self, call: Callable[..., Any]) -> None:
+        if call not in _ENDERS:
+            raise SqlError("25P02", "current transaction is aborted")
+
+    def _write(self, b: Backend, table: str, key: Any) -> Generator[Any, Any, Txn]:
+        """Lock a row for writing. Any error aborts the transaction, and its locks are gone at once."""
+        txn = b.txn
+        if txn is None:
+            b.txn = txn = Txn()
+            b.settings["implicit"] = True
+        failure: SqlError | None = None
+        try:
+            if txn.read_only:
+                failure = SqlError("25006", "cannot execute in a read-only transaction")
+            elif self.disk.full and self.random.random() < 0.5:
+                self.observer.hit("met", "postgresql: disk full")
+                failure = SqlError("53100", "could not extend file: No space left on device")
+            elif not (yield from self.lock(b, table, key, b.settings.get("lock_timeout_s"))):
+                failure = SqlError("55P03", "canceling statement due to lock timeout")
+        except Deadlock:
+            self.observer.hit("met", "postgresql: deadlock")
+            failure = SqlError("40P01", "deadlock detected")
+        except SqlError as cancelled:
+            failure = cancelled
+        if failure is not None:
+            self._abort(b)
+            raise failure
+        return txn
+
+    def _abort(self, b: Backend) -> None:
+        if b.txn is not None:
+            self.store.end(b.txn, apply=False)
+            if b.settings.pop("implicit", None):
+                b.txn = None
+            else:
+                b.failed = True
+
+    def _close(self, b: Backend) -> None:
+        b.txn, b.failed = None, False
+        b.settings.pop("lock_timeout_s", None)
+        b.settings.pop("implicit", None)
+
+    def _implicit(self, b: Backend, tag: str) -> Steps:
+        """Commit a statement that stands outside any transaction block."""
+        if b.settings.get("implicit"):
+            yield from self._commit(b)
+        return tag, ()
+
+    # Transactions
+
+    def _begin(self, b: Backend, rest: str) -> Answer:
+        if b.txn is not None:
+            self.observer.violation(
+                f"{self.name}: BEGIN on a session that is in a transaction: a doubtful one was pooled"
+            )
+        b.txn = Txn(read_only="READ ONLY" in rest)
+        return DONE
+
+    def _commit(self, b: Backend) -> Steps:
+        txn = b.txn
+        if txn is None or b.failed:
+            self._close(b)
+            return "COMMIT" if txn is None else "ROLLBACK", ()
+        if txn.writes:
+            b.firm = True
+            yield from self.force(b, self.store.append(Record("commit", writes=txn.writes)))
+        self.store.end(txn, apply=True)
+        self._close(b)
+        return "COMMIT", ()
+
+    def _rollback(self, b: Backend) -> Answer:
+        if b.txn is not None and not b.txn.over:
+            self.store.end(b.txn, apply=False)
+        self._close(b)
+        return "ROLLBACK", ()
+
+    def _prepare(self, b: Backend, name: str) -> Steps:
+        txn = b.txn
+        if txn is None or b.failed:
+            self._close(b)
+            self.observer.hit("met", "postgresql: PREPARE answered ROLLBACK")
+            return "ROLLBACK", ()
+        if name in self.store.prepared:
+            self._abort(b)
+            self._close(b)
+            raise SqlError("42710", f'transaction identifier "{name}" is already in use')
+        b.firm = True
+        at_s = self.clock_s()
+        record = Record("prepare", name, txn.writes, at_s=at_s)
+        yield from self.force(b, self.store.append(record))
+        self.store.prepared[name] = Prepared(txn, at_s)
+        self._close(b)
+        return "PREPARE TRANSACTION", ()
+
+    def _finish(self, b: Backend, name: str, *, commit: bool) -> Steps:
+        what = "COMMIT" if commit else "ROLLBACK"
+        if b.txn is not None:
+            self._abort(b)
+            raise SqlError("25001", f"{what} PREPARED cannot run inside a transaction block")
+        branch = self.store.prepared.get(name)
+        if branch is None:
+            raise SqlError("42704", f'prepared transaction with identifier "{name}" does not exist')
+        if branch.busy:
+            raise SqlError("55000", f'prepared transaction with identifier "{name}" is busy')
+        branch.busy = b.firm = True
+        yield from self.force(b, self.store.append(Record("finish", name, commit=commit)))
+        del self.store.prepared[name]
+        self.store.end(branch.txn, apply=commit)
+        return f"{what} PREPARED", ()
+
+    def finish_by_hand(self, name: str, *, commit: bool) -> bool:
+        branch = self.store.prepared.get(name)
+        if branch is None or branch.busy or not self.up:
+            return False
+        self.store.force(self.store.append(Record("finish", name, commit=commit)))
+        del self.store.prepared[name]
+        self.store.end(branch.txn, apply=commit)
+        return True
+
+    # Our tables
+
+    def _evidence(self, b: Backend, gid: str, branch: str) -> Steps:
+        key = (gid, int(branch))
+        txn = yield from self._write(b, BRANCH, key)
+        if self.store.read(txn, BRANCH, key) is not None:
+            self._abort(b)
+            raise SqlError("23505", "duplicate key value", "nodoubt.branch_pkey")
+        txn.writes[BRANCH, key] = True
+        return "INSERT 0 1", ()
+
+    def _decide(self, b: Backend, gid: str, participants: str, complete: str) -> Steps:
+        txn = yield from self._write(b, DECISION, gid)
+        if self.store.read(txn, DECISION, gid) is not None:
+            self._abort(b)
+            raise SqlError("23505", "duplicate key value", "nodoubt.decision_pkey")
+        txn.writes[DECISION, gid] = ("committed", participants, complete == "true", self.clock_s(), "")
+        return "INSERT 0 1", ()
+
+    def _probe(self, b: Backend, values: str) -> Steps:
+        fresh = []
+        for gid in quoted(values)[::2]:
+            txn = b.txn
+            if self.store.read(txn, DECISION, gid) is not None:
+                continue
+            txn = yield from self._write(b, DECISION, gid)
+            if self.store.read(txn, DECISION, gid) is None:
+                txn.writes[DECISION, gid] = ("aborted", "{}", False, self.clock_s(), "")
+                fresh.append((gid,))
+        return f"INSERT 0 {len(fresh)}", fresh
+
+    def _decisions(self, b: Backend, gids: str) -> Answer:
+        rows = self.store.rows(b.txn, DECISION)
+        return "", [self._row(gid, rows[gid]) for gid in quoted(gids) if gid in rows]
+
+    def _unfinished(self, b: Backend, limit: str) -> Answer:
+        found = [
+            (gid, row) for gid, row in self.store.rows(b.txn, DECISION).items() if not row[2] and row[0] != "aborted"
+        ]
+        return "", [self._row(gid, row) for gid, row in sorted(found)[: int(limit)]]
+
+    def _row(self, gid: str, row: Decision) -> tuple[Any, ...]:
+        return gid, row[0], row[1], row[2], self.clock_s() - row[3], row[4]
+
+    def _complete(self, b: Backend, gids: str) -> Steps:
+        for gid in quoted(gids):
+            txn = yield from self._write(b, DECISION, gid)
+            row = self.store.read(txn, DECISION, gid)
+            if row is not None:
+                self.completing(gid)
+                txn.writes[DECISION, gid] = (*row[:2], True, *row[3:])
+        return "UPDATE", ()
+
+    def _applied(self, b: Backend, gids: str) -> Answer:
+        wanted = set(quoted(gids))
+        return "", [key for key in self.store.rows(b.txn, BRANCH) if key[0] in wanted]
+
+    def _drop_evidence(self, b: Backend, gids: str) -> Steps:
+        wanted = set(quoted(gids))
+        keys = [key for key in self.store.rows(b.txn, BRANCH) if key[0] in wanted]
+        return (yield from self._delete(b, BRANCH, keys))
+
+    def _old_evidence(self, b: Backend, before: str, limit: str) -> Answer:
+        gids = sorted(gid for gid, _ in self.store.rows(b.txn, BRANCH) if gid < before)
+        return "", [(gid,) for gid in gids[: int(limit)]]
+
+    def _purge(self, b: Backend, before: str, retention_s: str, limit: str) -> Steps:
+        oldest = self.clock_s() - float(retention_s)
+        rows = sorted(self.store.rows(b.txn, DECISION).items())
+        gids = [gid for gid, row in rows if gid < before and (row[2] or row[0] == "aborted") and row[3] < oldest]
+        if gids:
+            self.observer.hit("met", "postgresql: decisions purged")
+        return (yield from self._delete(b, DECISION, gids[: int(limit)]))
+
+    def _delete(self, b: Backend, table: str, keys: list[Any]) -> Steps:
+        for key in keys:
+            txn = yield from self._write(b, table, key)
+            txn.writes[table, key] = None
+        return (yield from self._implicit(b, f"DELETE {len(keys)}"))
+
+    def _identity(self, b: Backend) -> Answer:
+        return "", list(self.store.tables["node"].values())
+
+    # Sessions and settings
+
+    def _idle_limit(self, b: Backend, milliseconds: str) -> Answer:
+        b.settings["idle_limit_s"] = int(milliseconds) / 1000
+        return DONE
+
+    def _lock_timeout(self, b: Backend, milliseconds: str) -> Answer:
+        b.settings["lock_timeout_s"] = int(milliseconds) / 1000
+        return DONE
+
+    def _nothing(self, b: Backend, *groups: str) -> Answer:
+        return DONE
+
+    def _own_session(self, b: Backend) -> Answer:
+        return "", [(b.number, f"at {b.number}")]
+
+    def _terminate(self, b: Backend, pid: str, started: str) -> Steps:
+        other = self.backends.get(int(pid))
+        if other is not None and other is not b:
+            self.observer.hit("met", "postgresql: session terminated")
+            other.terminate()
+            for _ in range(20):
+                if not other.alive:
+                    break
+                yield 0.1
+        return "", [(True,)]
+
+    def _is_alive(self, b: Backend, pid: str, started: str) -> Answer:
+        return "", [(1,)] if int(pid) in self.backends else []
+
+    def _listed(self, b: Backend) -> Answer:
+        return "", [(name, self.clock_s() - branch.at_s) for name, branch in self.store.prepared.items()]
+
+    # What doctor looks at
+
+    def _server(self, b: Backend) -> Answer:
+        row = (150018, "15.18", 64, len(self.store.prepared), "on", "on", False, "sim", "sim", True, True, True)
+        return "", [row]
+
+    def _prepared_rows(self, b: Backend) -> Answer:
+        rows: Rows = [(name, "sim", self.clock_s() - branch.at_s, True) for name, branch in self.store.prepared.items()]
+        return "", rows
+
+    def _clock(self, b: Backend) -> Answer:
+        return "", [(self.clock_s(),)]
+
+    # The workload
+
+    def _look(self, b: Backend, key: Any) -> Answer:
+        return "", [(self.store.read(b.txn, "list", key),)]
+
+    def _append(self, b: Backend, tag: Any, key: Any) -> Steps:
+        txn = yield from self._write(b, "list", key)
+        txn.writes["list", key] = (*self.store.read(txn, "list", key), tag)
+        return "UPDATE 1", ()
+
+    def _move(self, b: Backend, amount: Any, key: Any) -> Steps:
+        txn = yield from self._write(b, "account", key)
+        balance = self.store.read(txn, "account", key) + amount
+        if balance < 0:
+            self._abort(b)
+            raise SqlError("23514", 'new row for relation "account" violates check constraint')
+        txn.writes["account", key] = balance
+        return "UPDATE 1", ()
+
+    texts = texts(
+        (r"BEGIN(.*)", _begin),
+        (r"COMMIT", _commit),
+        (r"ROLLBACK", _rollback),
+        (r"EXECUTE nodoubt_evidence\('(.*)',(\d+)\)", _evidence),
+        (r"EXECUTE nodoubt_decide\('(.*)','(.*)',(true|false)\)", _decide),
+        (r"PREPARE TRANSACTION '(.*)'", _prepare),
+        (r"PREPARE nodoubt_(\w+)\(.*", _nothing),
+        (r"COMMIT PREPARED '(.*)'", partial(_finish, commit=True)),
+        (r"ROLLBACK PREPARED '(.*)'", partial(_finish, commit=False)),
+        (r"SET LOCAL synchronous_commit\s*=\s*on", _nothing),
+        (r"SET LOCAL lock_timeout = (\d+)", _lock_timeout),
+        (r"SET idle_in_transaction_session_timeout = (\d+)", _idle_limit),
+        (r"SELECT gid, extract\(.* FROM pg_prepared_xacts WHERE .*", _listed),
+        (r"SELECT gid, decision, .* WHERE gid IN \((.*)\)", _decisions),
+        (r"SELECT gid, decision, .* WHERE NOT complete .* LIMIT (\d+)", _unfinished),
+        (r"SELECT gid, branch FROM nodoubt.branch WHERE gid IN \((.*)\)", _applied),
+        (r"SELECT gid FROM nodoubt.branch WHERE gid < '(.*)' ORDER BY gid LIMIT (\d+)", _old_evidence),
+        (r"SELECT pid, .* WHERE pid = pg_backend_pid\(\)", _own_session),
+        (r"SELECT pg_terminate_backend\(.* pid = (\d+) AND .* = '(.*)'", _terminate),
+        (r"SELECT 1 FROM pg_stat_activity WHERE pid = (\d+) AND .* = '(.*)'", _is_alive),
+        (r"SELECT name, domain, id, schema_version FROM nodoubt.node", _identity),
+        (r"SELECT to_regclass\('nodoubt.node'\) IS NOT NULL", lambda *_: ("", [(True,)])),
+        (r"SELECT current_setting\(.* FROM pg_roles .*", _server),
+        (r"SELECT relname::text, .*", _nothing),
+        (r"SELECT gid, owner::text, .*", _prepared_rows),
+        (r"SELECT extract\(epoch FROM clock_timestamp\(\)\)::float8", _clock),
+        (r"SELECT items FROM list WHERE id = \$1", _look),
+        (r"INSERT INTO nodoubt.decision \(gid, decision\) VALUES (.*) ON CONFLICT DO NOTHING RETURNING gid", _probe),
+        (r"UPDATE nodoubt.decision SET complete = true WHERE gid IN \((.*)\)", _complete),
+        (r"UPDATE list SET items = items \|\| \$1 WHERE id = \$2", _append),
+        (r"UPDATE account SET balance = balance \+ \$1 WHERE id = \$2", _move),
+        (r"DELETE FROM nodoubt.branch WHERE gid IN \((.*)\)", _drop_evidence),
+        (r"DELETE FROM nodoubt.decision .* gid < '(.*)' AND .*secs => (.*)\) ORDER .* LIMIT (\d+)\)", _purge),
+    )
+
+
+_ENDERS = frozenset({PostgreSQLServer._commit, PostgreSQLServer._rollback, PostgreSQLServer._prepare})

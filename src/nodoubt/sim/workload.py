@@ -1,0 +1,199 @@
+"""What clients do: transfers between accounts, each with a tag that is appended to a list on every node that it writes.
+
+The tag tells in the end on which nodes an attempt happened, and how often; the amounts tell whether anything else did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManager
+from nodoubt.errors import HeuristicOutcome, NodoubtError
+from nodoubt.sim.driver import SimulatedError
+from nodoubt.sim.loop import Handle
+from nodoubt.sim.observer import Observer
+from nodoubt.sim.plan import Plan
+from nodoubt.sim.sqlite import APPEND, LOOK, MOVE
+
+LISTS = ("l0", "l1")
+ACCOUNTS = ("a0", "a1", "a2")
+BALANCE = 1000
+#: More than any account holds: the databases refuse it.
+OVERDRAFT = 1_000_000
+#: kind of node -> the texts of the work: look, append, move.
+TEXTS: Mapping[str, tuple[str, str, str]] = {
+    "postgresql": (
+        "SELECT items FROM list WHERE id = $1",
+        "UPDATE list SET items = items || $1 WHERE id = $2",
+        "UPDATE account SET balance = balance + $1 WHERE id = $2",
+    ),
+    "mariadb": (
+        "SELECT items FROM list WHERE id = %s",
+        "UPDATE list SET items = CONCAT(items, %s) WHERE id = %s",
+        "UPDATE account SET balance = balance + %s WHERE id = %s",
+    ),
+    "sqlite": (LOOK, APPEND, MOVE),
+}
+
+
+class Regret(Exception):
+    """A block changes its mind."""
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One run of a block. ``moved`` maps nodes to amounts, filled as the block goes on."""
+
+    tag: str
+    gid: str
+    moved: dict[str, int] = field(default_factory=dict)
+    #: Every statement of the block succeeded.
+    whole: bool = True
+    #: What the caller was told: a state of Outcome, or "" when nobody was left to be told.
+    told: str = ""
+    #: What a new process answers in the end, where the caller was told nothing for certain.
+    answered: str = ""
+    #: The nodes that he was told somebody else had finished.
+    strays: tuple[str, ...] = ()
+
+
+class Client:
+    """One task of a process that makes transactions one after another."""
+
+    def __init__(
+        self, name: str, plan: Plan, observer: Observer, attempts: list[Attempt], random: Random, left: int
+    ) -> None:
+        self.name = name
+        #: Transactions that are still to be made, by this process or the next one.
+        self.left = left
+        self._plan = plan
+        self._observer = observer
+        self._attempts = attempts
+        self._random = random
+        self._tags = 0
+
+    async def work(self, manager: AsyncTransactionManager) -> None:
+        """Make the transactions that are left."""
+        # Evenly over the time, or all at once.
+        pace = (self.left + 1) / self._plan.horizon_s * self._random.choice((1, 10))
+        while self.left:
+            self.left -= 1
+            await asyncio.sleep(self._random.expovariate(pace))
+            await self._one(manager)
+
+    async def _one(self, manager: AsyncTransactionManager) -> None:
+        random, rates = self._random, self._plan.rates
+        timeout = 10.0
+        if random.random() < rates.get("caller times out", 0):
+            self._observer.hit("fault", "caller times out")
+            timeout = 10 ** random.uniform(-3, 0.3)
+        cancel: Handle | None = None
+        if random.random() < rates.get("caller cancels", 0):
+            task = asyncio.current_task()
+            assert task is not None
+            delay = 10 ** random.uniform(-3.3, 0)
+            cancel = asyncio.get_running_loop().call_later(delay, task.cancel)  # type: ignore[assignment]
+        mine = len(self._attempts)
+        errors: list[BaseException] = []
+        try:
+            await self._transact(manager, timeout)
+        except asyncio.CancelledError as error:
+            self._observer.hit("fault", "caller cancels")
+            errors.append(error)
+            current = asyncio.current_task()
+            while current is not None and current.uncancel():
+                """The deadline may have struck as well."""
+        except (NodoubtError, SimulatedError, ConnectionError, Regret) as error:
+            errors.append(error)
+        finally:
+            if cancel is not None:
+                cancel.cancel()
+        said = f"{type(errors[0]).__name__}: {errors[0]}".split("\n", 1)[0] if errors else "committed"
+        told = [f"{attempt.tag} {attempt.gid} {attempt.told}" for attempt in self._attempts[mine:]]
+        self._observer.say(self.name, f"is told of {', '.join(told) or 'nothing'}: {said}")
+
+    async def _transact(self, manager: AsyncTransactionManager, timeout: float) -> None:
+        random = self._random
+        if random.random() < 0.2:
+            await self._run(manager, timeout)
+            return
+        home = random.choice([None, None, *self._plan.nodes])
+        tx = manager.transaction(timeout=timeout, home=home)
+        attempt: Attempt | None = None
+        try:
+            async with tx:
+                attempt = self._attempt(tx)
+                await self._do(tx, attempt)
+        except HeuristicOutcome as error:
+            assert attempt is not None
+            attempt.strays = error.outcome.strays if error.outcome else ()
+            raise
+        finally:
+            if attempt is not None:
+                attempt.told = tx.outcome.state
+
+    async def _run(self, manager: AsyncTransactionManager, timeout: float) -> None:
+        """Let the manager try again what can be; each try is an attempt of its own."""
+        tries: list[Attempt] = []
+
+        async def block(tx: AsyncTransaction) -> None:
+            # That it is tried again says that the one before is aborted.
+            for before in tries:
+                before.told = "aborted"
+            tries.append(self._attempt(tx))
+            await self._do(tx, tries[-1])
+
+        try:
+            await manager.run(block, attempts=2, timeout=timeout)
+        except NodoubtError as error:
+            if tries and error.gid == tries[-1].gid and error.outcome is not None:
+                tries[-1].told, tries[-1].strays = error.outcome.state, error.outcome.strays
+            raise
+        tries[-1].told = "committed"
+
+    def _attempt(self, tx: AsyncTransaction) -> Attempt:
+        self._tags += 1
+        attempt = Attempt(f"{self.name}.{self._tags}", tx.gid)
+        self._attempts.append(attempt)
+        return attempt
+
+    async def _do(self, tx: AsyncTransaction, attempt: Attempt) -> None:
+        random, nodes, rates = self._random, self._plan.nodes, self._plan.rates
+        names = random.sample(list(nodes), random.choice((1, 2, len(nodes), len(nodes))))
+        amounts = [random.randint(1, 9) for _ in names[1:]]
+        others = [name for name in nodes if name not in names]
+        reads_first = random.random() < 0.3
+        if others and reads_first:
+            await self._read(tx, random.choice(others))
+        for name, amount in zip(names, [-sum(amounts), *amounts], strict=True):
+            look, append, move = TEXTS[nodes[name]]
+            connection: Any = await tx.on(name)
+            if random.random() < 0.5:
+                await connection.execute(look, random.choice(LISTS))
+            attempt.moved[name] = amount
+            try:
+                if random.random() < rates.get("block ignores an error", 0):
+                    attempt.whole = False
+                    await connection.execute(move, -OVERDRAFT, random.choice(ACCOUNTS))
+                await connection.execute(append, attempt.tag, random.choice(LISTS))
+                await connection.execute(move, amount, random.choice(ACCOUNTS))
+            except SimulatedError:
+                if "block ignores an error" not in rates:
+                    raise
+                self._observer.hit("fault", "block ignores an error")
+                attempt.whole = False
+        if others and not reads_first and random.random() < 0.5:
+            await self._read(tx, random.choice(others))
+        if random.random() < rates.get("block raises", 0):
+            self._observer.hit("fault", "block raises")
+            raise Regret
+        if random.random() < 0.1:
+            await asyncio.sleep(random.random())
+
+    async def _read(self, tx: AsyncTransaction, name: str) -> None:
+        look = TEXTS[self._plan.nodes[name]][0]
+        await (await tx.on(name, read_only=True)).execute(look, self._random.choice(LISTS))
