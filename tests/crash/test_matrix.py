@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.matrix import FORMS, cell_of
+from tests.crash.page import PAGE, page
 
 #: The forms that real servers are not put through yet.
 GAPS = {"DISK"}
@@ -28,3 +29,7 @@ def test_each_form_has_a_test_that_runs_its_cases(name: str) -> None:
     body = ast.parse((Path(__file__).parent / file).read_text("utf-8")).body
     (found,) = [node for node in body if isinstance(node, ast.AsyncFunctionDef) and node.name == function]
     assert f"{name}.cases" in " ".join(map(ast.unparse, found.decorator_list))
+
+
+def test_the_page_is_fresh() -> None:
+    assert page() == PAGE.read_text("utf-8"), "docs/crash-matrix.md is stale: run `make docs`"
