@@ -54,10 +54,9 @@ prove-deep: servers java venv ## the same for about an hour
 bench: servers .venv/.bench ## measure against the peers, on real servers of its own
 	@$(BIN)/nodoubt bench $(ARGS)
 
-docs: venv ## make the pages again that come from tables: protocol, mutants, crash matrix
+docs: venv ## make the pages again that come from tables: protocol, mutants
 	@$(BIN)/python -m tests.protocol.diagram
 	@$(BIN)/python -m tests.prove.page
-	@$(BIN)/python -m tests.crash.page
 
 clean: ## remove .venv, caches and builds
 	@rm -rf .venv build dist .cache .mypy_cache .pytest_cache .ruff_cache
