@@ -57,9 +57,10 @@ bench: servers .venv/.bench ## measure against the peers, on real servers of its
 torture: servers venv ## strike real servers of its own with every fault, and judge; ARGS="--minutes 10 --report torture.html"
 	@$(BIN)/nodoubt torture $(ARGS)
 
-docs: venv ## make the pages again that come from tables: protocol, mutants
+docs: venv ## make the pages again that come from tables: protocol, mutants, crash matrix
 	@$(BIN)/python -m tests.protocol.diagram
 	@$(BIN)/python -m tests.prove.page
+	@$(BIN)/python -m tests.crash.page
 
 clean: ## remove .venv, caches and builds
 	@rm -rf .venv build dist .cache .mypy_cache .pytest_cache .ruff_cache
