@@ -16,11 +16,12 @@ help: ## list the targets
 
 venv: .venv/.dev ## create .venv with all that developing needs
 
-servers: ## install PostgreSQL and MariaDB where they are missing (Debian, as root)
+servers: ## install PostgreSQL, MariaDB and strace, which makes disks fail, where they are missing (Debian, as root)
 	@missing=(); \
 	PATH="$(SERVER_PATH)"; \
 	command -v postgres >/dev/null || missing+=(postgresql); \
 	{ command -v mariadbd && command -v mariadb-install-db; } >/dev/null || missing+=(mariadb-server); \
+	command -v strace >/dev/null || missing+=(strace); \
 	[ $${#missing[@]} -eq 0 ] || { $(call apt_install,$${missing[*]}); }
 
 java: ## install a Java runtime where it is missing (Debian, as root): TLC needs one

@@ -18,7 +18,8 @@ _IDS = itertools.count(1)
 
 
 @contextmanager
-def _nodes(postgresql: PostgreSQLServer, mariadb: MariaDBServer, folder: Path) -> Iterator[dict[str, str]]:
+def fresh_nodes(postgresql: PostgreSQLServer, mariadb: MariaDBServer, folder: Path) -> Iterator[dict[str, str]]:
+    """One node of each kind, with nothing in it yet."""
     database = f"crash_{secrets.token_hex(4)}"
     urls = {
         "postgresql": postgresql.create_database(database),
@@ -35,14 +36,14 @@ def nodes(
     postgresql: PostgreSQLServer, mariadb: MariaDBServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, str]]:
     """One node of each kind: name -> URL."""
-    with _nodes(postgresql, mariadb, tmp_path_factory.mktemp("crash")) as urls:
+    with fresh_nodes(postgresql, mariadb, tmp_path_factory.mktemp("crash")) as urls:
         yield urls
 
 
 @pytest.fixture
 def own_nodes(postgresql: PostgreSQLServer, mariadb: MariaDBServer, tmp_path: Path) -> Iterator[dict[str, str]]:
     """The same for one case alone: what it leaves can never be settled."""
-    with _nodes(postgresql, mariadb, tmp_path) as urls:
+    with fresh_nodes(postgresql, mariadb, tmp_path) as urls:
         yield urls
 
 

@@ -12,7 +12,7 @@ from itertools import product
 from typing import NamedTuple
 
 from nodoubt.testing.proxy_faults import Arrives, Then
-from tests.crash.points import KINDS, Case, boundaries, by_hand, packets, purging, settling
+from tests.crash.points import KINDS, Case, boundaries, by_hand, failing_disks, packets, purging, settling
 
 MOMENTS = {
     "C1": "after begin",
@@ -51,8 +51,6 @@ class Never:
     """Why cells have no case. Empty values match all."""
 
     why: str
-    #: A gap: the cells could have a case.
-    is_gap: bool = False
     moments: Sequence[str] = ()
     ends: Sequence[str] = ()
     homes: Sequence[str] = ()
@@ -67,7 +65,7 @@ class Never:
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """One way to go wrong: the axes of its table, the test that runs its cases, and why some cells have none."""
+    """One way to go wrong: the axes of its table, the test of its cases, and why some cells have none."""
 
     name: str
     rule: str
@@ -352,20 +350,39 @@ BY_HAND_WRONG = replace(
     test="test_by_hand.py::test_finished_the_other_way",
 )
 
-DISK = Form(
-    name="disk full, failed forced write",
+_SQLITE_FORCES = Never(
+    why="SQLite's disk faults are in `tests/nodes/test_sqlite_failures.py`",
+    moments=("C5", "C6", "C11"),
+    homes=("sqlite",),
+)
+_FORCED_MOMENTS = ("C3", "C5", "C6", "C8", "C11")
+UNFORCED = Form(
+    name="forced writes fail",
     rule="C19",
-    what="A server's disk is full, or its log cannot be forced, at home and at a branch.",
-    test="",
-    cases=(),
-    moments=span(3, 11),
-    homes=_SERVERS,
+    what="Before an order for which a server must force its log, each fsync of it begins to fail; it dies and comes back.",
+    test="test_disks.py::test_unforced",
+    cases=tuple(failing_disks("cannot force", _SERVERS)),
+    moments=_FORCED_MOMENTS,
     never=(
-        Never(
-            why="not covered on real servers yet: it needs a full file system below a server, and a server that survives it;"
-            " the SQLite journal's own disk faults are in `tests/nodes/test_sqlite_failures.py`",
-            is_gap=True,
-        ),
+        replace(_ONE_OTHER, moments=("C5",)),
+        _SQLITE_FORCES,
+        replace(_FIRST_IS_SQLITE, moments=("C3", "C8"), why=_SQLITE_FORCES.why),
+    ),
+)
+_ALLOCATED = "MariaDB commits into a log that was allocated before; a full disk fails statements: `test_full_beneath_a_statement`"
+FULL = Form(
+    name="disk full",
+    rule="C19",
+    what="The same with no byte left on the server's disk when its log needs another file.",
+    test="test_disks.py::test_full",
+    cases=tuple(failing_disks("full", ("postgresql",))),
+    moments=_FORCED_MOMENTS,
+    never=(
+        replace(_ONE_OTHER, moments=("C5",)),
+        _SQLITE_FORCES,
+        Never(why=_ALLOCATED, moments=("C5", "C6", "C11"), homes=("mariadb",)),
+        Never(why=_ALLOCATED, moments=("C3", "C8"), homes=("postgresql",)),
+        replace(_FIRST_IS_SQLITE, moments=("C3", "C8"), why=_SQLITE_FORCES.why),
     ),
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nodoubt.testing.proxy_faults import Arrives, Statement, Then
 
@@ -145,6 +145,25 @@ def by_hand() -> Iterator[Case]:
             points.append(("refuse", "order RollbackBranch 2", "C8"))
         if names[1:] != ("sqlite",):
             yield from [Case(names=names, end=end, point=point, c=c) for end, point, c in points]
+
+
+#: The order that each point comes before, by the branch whose server has to force its log for it.
+_FORCING = {
+    "order Prepare 1": 1,
+    "fact Prepared 1": 0,
+    "order Decide 1": 0,
+    "order CommitBranch 1": 1,
+    "order Forget 1": 0,
+}
+
+
+def failing_disks(fault: str, kinds: Sequence[str]) -> Iterator[Case]:
+    """Before each order for which a server of these kinds has to force its log."""
+    for case in boundaries((2, 3), ("commit",)):
+        number = _FORCING.get(case.point)
+        # With one other branch, some is all or none.
+        if number is not None and case.names[number] in kinds and (case.c, len(case.names)) != ("C5", 2):
+            yield replace(case, variant=f"{case.names[number]} {fault}")
 
 
 def _one_shape_each() -> Iterator[tuple[str, ...]]:
