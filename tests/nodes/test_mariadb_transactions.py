@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
+import pymysql
 import pytest
 
-from nodoubt.engine.asynchronous import AsyncTransactionManager
+from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManager
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.errors import Aborted
 from nodoubt.nodes.dialect import NodeSettings
@@ -156,3 +157,19 @@ async def test_another_manager_settles(
         assert await other.in_doubt() == []
     for branch in branches.values():
         branch.abandon()
+
+
+@pytest.mark.parametrize(("number", "tries"), [(1213, 3), (1020, 3), (1062, 1)])
+async def test_run_goes_by_the_servers_number_of_an_error(
+    manager: AsyncTransactionManager, number: int, tries: int
+) -> None:
+    """The driver's errors carry a sqlstate besides, which says nothing of a snapshot conflict (1020)."""
+    tried: list[str] = []
+
+    async def function(tx: AsyncTransaction) -> None:
+        tried.append(tx.gid)
+        await run(await tx.on("stock"), f"SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = {number}")
+
+    with pytest.raises(pymysql.MySQLError):
+        await manager.run(function)
+    assert len(tried) == tries

@@ -41,7 +41,9 @@ class SqlBranch:
     def is_retryable(self, error: BaseException) -> bool:
         if error is not self._guard.failure:
             return False
-        code = getattr(error, "sqlstate", None) or next(iter(error.args), "")
+        number = next(iter(error.args), None)
+        # The drivers of MariaDB give its number first, and newer ones a sqlstate besides, which is coarser.
+        code = number if isinstance(number, int) else getattr(error, "sqlstate", "")
         return self._node.dialect.is_retryable(StatementFailed(str(code), ""))
 
     def fence(self, error: BaseException | None = None) -> None:
