@@ -1,0 +1,223 @@
+"""Runs scripts by the public manager: a task for each transaction, and one step at a time.
+
+After each step all is awaited that moves by itself: every transaction has done what it was told, stands at a gate, or waits for
+a lock, as the servers tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from nodoubt import AsyncTransactionManager
+from nodoubt.engine.asynchronous import AsyncTransaction
+from nodoubt.engine.worlds import AsyncWorld
+from nodoubt.nodes.dialect import NodeSettings
+from nodoubt.nodes.registry import make_node
+from tests.crash.harness import query
+from tests.isolation.gates import Gate, Gates
+from tests.isolation.grounds import Ground
+from tests.isolation.locks import Count, watching
+from tests.isolation.notation import (
+    NODES,
+    SETUP,
+    STATE,
+    TABLE,
+    Commits,
+    GoesOn,
+    RollsBack,
+    Script,
+    Seen,
+    Statement,
+    Step,
+)
+from tests.isolation.scripts import SCRIPTS
+from tests.isolation.verdict import Run, Verdict, verdict
+
+DOMAIN = "isolation"
+
+#: How long the news of a step is waited for before the servers are asked who waits.
+LOOK_S = 0.01
+#: A script in which nothing moves for so long, and nobody waits for a lock, hangs.
+PATIENCE_S = 30
+
+
+class Actor:
+    """One transaction of a script, in a task of its own."""
+
+    def __init__(self, name: str, tx: AsyncTransaction, news: asyncio.Event, reads: dict[str, Any]) -> None:
+        self.name = name
+        self.tx = tx
+        self.gate: Gate | None = None
+        self.error: BaseException | None = None
+        self._reads = reads
+        self._news = news
+        self._orders: asyncio.Queue[Step] = asyncio.Queue()
+        self._owed = 0
+        self.task = asyncio.create_task(self._live(), name=name)
+
+    @property
+    def moves(self) -> bool:
+        """Whether it has something to do and does not stand at a gate."""
+        at_gate = self.gate is not None and self.gate.reached.is_set() and not self.gate.open.is_set()
+        return self._owed > 0 and not self.task.done() and not at_gate
+
+    def order(self, step: Step) -> None:
+        self._owed += 1
+        self._orders.put_nowait(step)
+
+    async def _live(self) -> None:
+        try:
+            async with self.tx:
+                while isinstance(step := await self._orders.get(), Statement):
+                    await self._do(step)
+                    self._owed -= 1
+                    self._news.set()
+                if isinstance(step, RollsBack):
+                    await self.tx.rollback()
+        except Exception as error:
+            self.error = error
+        finally:
+            self._news.set()
+
+    async def _do(self, step: Statement) -> None:
+        connection = await self.tx.on(step.node, read_only=step.read_only)
+        if step.fails:
+            with suppress(Exception):
+                await ask(connection, step.sql)
+            return
+        rows = await ask(connection, step.sql.format_map(self._reads))
+        if step.label:
+            ((self._reads[step.label],),) = rows
+
+
+class Stage:
+    """An open manager on four nodes, on which one script runs after another."""
+
+    def __init__(self, tm: AsyncTransactionManager, home: str | None, waiting: Count) -> None:
+        self._tm = tm
+        self._home = home
+        self._waiting = waiting
+        self._gates = Gates(tm.engine.nodes)
+        self._news = asyncio.Event()
+
+    async def run(self, script: Script) -> Run:
+        """Run a script from fresh tables to the end of all of its transactions."""
+        await self._on_all(*SETUP)
+        reads: dict[str, Any] = {}
+        actors = {name: self._enter(name, reads) for name in script.names}
+        waited: set[str] = set()
+        given_up: set[str] = set()
+        for step in script.steps:
+            self._take(actors[step.who], step)
+            waited |= await self._rest(actors)
+        while stuck := [actor for actor in actors.values() if actor.moves]:
+            # Nobody is left who could let them go on.
+            stuck[-1].task.cancel()
+            await asyncio.wait({stuck[-1].task})
+            given_up.add(stuck[-1].name)
+            await self._rest(actors)
+        await asyncio.gather(*(actor.task for actor in actors.values()), return_exceptions=True)
+        failed = {name for name, actor in actors.items() if actor.tx.outcome.state != "committed"} - script.aborting
+        for name in failed - given_up:
+            error = actors[name].error
+            if error is None or not actors[name].tx.may_retry(error):
+                raise AssertionError(f"{script.name}: {name} failed for a reason of its own") from error
+        seen = Seen(
+            reads=reads,
+            committed=frozenset(actors) - failed - script.aborting,
+            state={name: dict(rows) for name, rows in (await self._on_all(STATE)).items()},
+        )
+        return Run(seen=seen, waited=frozenset(waited), failed=frozenset(failed), given_up=frozenset(given_up))
+
+    def _enter(self, name: str, reads: dict[str, Any]) -> Actor:
+        return Actor(name, self._tm.transaction(home=self._home), self._news, reads)
+
+    def _take(self, actor: Actor, step: Step) -> None:
+        match step:
+            case GoesOn():
+                assert actor.gate is not None
+                actor.gate.open.set()
+                return
+            case Commits(held=node) if node:
+                actor.gate = self._gates.shut(actor.tx.gid, node)
+        actor.order(step)
+
+    async def _rest(self, actors: Mapping[str, Actor]) -> set[str]:
+        """Wait until nothing moves by itself; returns who waits for a lock."""
+        async with asyncio.timeout(PATIENCE_S):
+            while moving := {name for name, actor in actors.items() if actor.moves}:
+                self._news.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), LOOK_S)
+                    continue
+                moving = {name for name, actor in actors.items() if actor.moves}
+                if self._waiting() >= len(moving):
+                    return moving
+        return set()
+
+    async def _on_all(self, *statements: str) -> dict[str, list[tuple[Any, ...]]]:
+        """Run statements on every node in one transaction; returns the rows of the last."""
+        read_only = statements == (STATE,)
+        rows: dict[str, list[tuple[Any, ...]]] = {}
+        async with self._tm.transaction(home=self._home) as tx:
+            for node in NODES:
+                connection = await tx.on(node, read_only=read_only)
+                for sql in statements:
+                    rows[node] = await ask(connection, sql)
+        assert not tx.outcome.pending
+        return rows
+
+
+async def verdicts(grounds: Iterable[Ground], database: Callable[[Any], str]) -> dict[str, dict[str, Verdict]]:
+    """Run all scripts on grounds of the same kinds of nodes: level -> script -> what became of it.
+
+    ``database`` makes a database on the server of that name and returns its URL.
+    """
+    found: dict[str, dict[str, Verdict]] = {}
+    urls: dict[str, str] = {}
+    for ground in grounds:
+        urls = urls or {node: database(ground.server(node)) for node in NODES}
+        if not found:
+            await furnish(urls)
+        async with stage(ground, urls) as here:
+            found[ground.level] = {
+                name: verdict(script, await here.run(script)) for name, script in SCRIPTS.items()
+            }
+    return found
+
+
+async def furnish(urls: Mapping[str, str]) -> None:
+    """Make nodoubt's tables and the one that scripts use."""
+    for name, url in urls.items():
+        await make_node(name, DOMAIN, NodeSettings(url=url), AsyncWorld(), asynchronous=True).install()
+        query(url, TABLE)
+        if url.startswith("postgresql"):
+            # Plans, and with them what SERIALIZABLE locks, must not change in the middle.
+            query(url, "ALTER TABLE item SET (autovacuum_enabled = off)")
+
+
+@asynccontextmanager
+async def stage(ground: Ground, urls: Mapping[str, str]) -> AsyncIterator[Stage]:
+    """Open the nodes of a ground, each at its level. ``urls`` are of databases that are installed."""
+    nodes = {name: ground.settings(name, url) for name, url in urls.items()}
+    # Nothing but the script's own steps may take a lock: the background has nothing to do.
+    tm = AsyncTransactionManager.open(nodes, domain=DOMAIN, settle=False, forget_every_s=3600)
+    async with tm:
+        with watching(urls, tm.engine.nodes) as waiting:
+            yield Stage(tm, ground.home, waiting)
+
+
+async def ask(connection: Any, sql: str) -> list[tuple[Any, ...]]:
+    """Run a statement by whichever driver's own connection this is; returns its rows."""
+    if hasattr(connection, "fetch"):
+        return [tuple(row) for row in await connection.fetch(sql)]
+    if not hasattr(connection, "execute"):
+        async with connection.cursor() as cursor:
+            await cursor.execute(sql)
+            return list(await cursor.fetchall())
+    rows = connection.execute(sql)
+    return list(await rows if inspect.isawaitable(rows) else rows)
