@@ -58,10 +58,11 @@ bench: servers .venv/.bench ## measure against the peers, on real servers of its
 torture: servers venv ## strike real servers of its own with every fault, and judge; ARGS="--minutes 10 --report torture.html"
 	@$(BIN)/nodoubt torture $(ARGS)
 
-docs: venv ## make the pages again that come from tables: protocol, mutants, crash matrix
+docs: venv ## make the pages again that come from tables: protocol, mutants, crash matrix, isolation
 	@$(BIN)/python -m tests.protocol.diagram
 	@$(BIN)/python -m tests.prove.page
 	@$(BIN)/python -m tests.crash.page
+	@$(BIN)/python -m tests.isolation.page
 
 clean: ## remove .venv, caches and builds
 	@rm -rf .venv build dist .cache .mypy_cache .pytest_cache .ruff_cache

@@ -25,9 +25,7 @@ Table = Mapping[str, Mapping[str, Mapping[str, Verdict]]]
 def load() -> Table:
     """The table as it was recorded."""
     return {
-        title: {
-            level: {script: Verdict(word) for script, word in words.items()} for level, words in by_level.items()
-        }
+        title: {level: {script: Verdict(word) for script, word in words.items()} for level, words in by_level.items()}
         for title, by_level in tomllib.loads(FILE.read_text("utf-8")).items()
     }
 

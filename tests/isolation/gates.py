@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from nodoubt.nodes.contract import Ended, Said
+from nodoubt.nodes.contract import Said
 from nodoubt.protocol.ids import BranchId
 
 
@@ -79,15 +79,15 @@ class GatedBranch:
     async def decide(self, participants: Mapping[int, str]) -> Any:
         return await self._ended(self._branch.decide(participants))
 
-    async def commit(self) -> Ended:
+    async def commit(self) -> Any:
         return await self._last(self._branch.commit)
 
-    async def roll_back(self, *, prepared: bool) -> Ended:
+    async def roll_back(self, *, prepared: bool) -> Any:
         if not prepared:
             return await self._ended(self._branch.roll_back(prepared=False))
         return await self._last(lambda: self._branch.roll_back(prepared=True))
 
-    async def _last(self, step: Callable[[], Awaitable[Ended]]) -> Ended:
+    async def _last(self, step: Callable[[], Awaitable[Any]]) -> Any:
         await self._passing(self)
         return await self._ended(step())
 

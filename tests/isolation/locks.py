@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,13 +32,13 @@ def watching(urls: Mapping[str, str], nodes: Mapping[str, Any]) -> Iterator[Coun
             if parts.scheme == "postgresql":
                 postgresql = psycopg.connect(parts.geturl(), autocommit=True)
                 connections.append(postgresql)
-                counts.append(lambda known=postgresql: _waiting_on_postgresql(known))
+                counts.append(partial(_waiting_on_postgresql, postgresql))
             elif parts.scheme == "mariadb":
                 mariadb = pymysql.connect(
                     host=parts.hostname or "", port=parts.port or 0, user=parts.username, autocommit=True
                 )
                 connections.append(mariadb)
-                counts.append(lambda known=mariadb: _waiting_on_mariadb(known))
+                counts.append(partial(_waiting_on_mariadb, mariadb))
         yield lambda: sum(count() for count in counts)
     finally:
         for connection in connections:

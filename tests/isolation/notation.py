@@ -111,7 +111,9 @@ class Script:
     def aborting(self) -> frozenset[str]:
         """The transactions that abort by intention."""
         return frozenset(
-            step.who for step in self.steps if isinstance(step, RollsBack) or (isinstance(step, Statement) and step.fails)
+            step.who
+            for step in self.steps
+            if isinstance(step, RollsBack) or (isinstance(step, Statement) and step.fails)
         )
 
 

@@ -56,17 +56,17 @@ class Actor:
         self._reads = reads
         self._news = news
         self._orders: asyncio.Queue[Step] = asyncio.Queue()
-        self._owed = 0
+        self._busy = False
         self.task = asyncio.create_task(self._live(), name=name)
 
     @property
     def moves(self) -> bool:
         """Whether it has something to do and does not stand at a gate."""
         at_gate = self.gate is not None and self.gate.reached.is_set() and not self.gate.open.is_set()
-        return self._owed > 0 and not self.task.done() and not at_gate
+        return self._busy and not self.task.done() and not at_gate
 
     def order(self, step: Step) -> None:
-        self._owed += 1
+        self._busy = True
         self._orders.put_nowait(step)
 
     async def _live(self) -> None:
@@ -74,7 +74,7 @@ class Actor:
             async with self.tx:
                 while isinstance(step := await self._orders.get(), Statement):
                     await self._do(step)
-                    self._owed -= 1
+                    self._busy = False
                     self._news.set()
                 if isinstance(step, RollsBack):
                     await self.tx.rollback()
@@ -111,15 +111,16 @@ class Stage:
         actors = {name: self._enter(name, reads) for name in script.names}
         waited: set[str] = set()
         given_up: set[str] = set()
-        for step in script.steps:
-            self._take(actors[step.who], step)
+        todo = list(script.steps)
+        while todo or any(actor.moves for actor in actors.values()):
+            # Where a commit lets several go on, still only one takes a step at a time: no race decides what is seen.
+            step = next((step for step in todo if not actors[step.who].moves), None)
+            if step is None:
+                given_up.add(await self._give_up(actors))
+            else:
+                todo.remove(step)
+                self._take(actors[step.who], step)
             waited |= await self._rest(actors)
-        while stuck := [actor for actor in actors.values() if actor.moves]:
-            # Nobody is left who could let them go on.
-            stuck[-1].task.cancel()
-            await asyncio.wait({stuck[-1].task})
-            given_up.add(stuck[-1].name)
-            await self._rest(actors)
         await asyncio.gather(*(actor.task for actor in actors.values()), return_exceptions=True)
         failed = {name for name, actor in actors.items() if actor.tx.outcome.state != "committed"} - script.aborting
         for name in failed - given_up:
@@ -132,6 +133,13 @@ class Stage:
             state={name: dict(rows) for name, rows in (await self._on_all(STATE)).items()},
         )
         return Run(seen=seen, waited=frozenset(waited), failed=frozenset(failed), given_up=frozenset(given_up))
+
+    async def _give_up(self, actors: Mapping[str, Actor]) -> str:
+        """All that are left wait for each other: end the youngest, as its time-out would."""
+        name, actor = [(name, actor) for name, actor in actors.items() if actor.moves][-1]
+        actor.task.cancel()
+        await asyncio.wait({actor.task})
+        return name
 
     def _enter(self, name: str, reads: dict[str, Any]) -> Actor:
         return Actor(name, self._tm.transaction(home=self._home), self._news, reads)
@@ -184,9 +192,7 @@ async def verdicts(grounds: Iterable[Ground], database: Callable[[Any], str]) ->
         if not found:
             await furnish(urls)
         async with stage(ground, urls) as here:
-            found[ground.level] = {
-                name: verdict(script, await here.run(script)) for name, script in SCRIPTS.items()
-            }
+            found[ground.level] = {name: verdict(script, await here.run(script)) for name, script in SCRIPTS.items()}
     return found
 
 
@@ -203,12 +209,15 @@ async def furnish(urls: Mapping[str, str]) -> None:
 @asynccontextmanager
 async def stage(ground: Ground, urls: Mapping[str, str]) -> AsyncIterator[Stage]:
     """Open the nodes of a ground, each at its level. ``urls`` are of databases that are installed."""
-    nodes = {name: ground.settings(name, url) for name, url in urls.items()}
-    # Nothing but the script's own steps may take a lock: the background has nothing to do.
-    tm = AsyncTransactionManager.open(nodes, domain=DOMAIN, settle=False, forget_every_s=3600)
-    async with tm:
+    async with open_manager(ground, urls) as tm:
         with watching(urls, tm.engine.nodes) as waiting:
             yield Stage(tm, ground.home, waiting)
+
+
+def open_manager(ground: Ground, urls: Mapping[str, str]) -> AsyncTransactionManager:
+    """A manager of nodes at their levels. Nothing but the script's own steps takes a lock: the background has nothing to do."""
+    nodes = {name: ground.settings(name, url) for name, url in urls.items()}
+    return AsyncTransactionManager.open(nodes, domain=DOMAIN, settle=False, forget_every_s=3600)
 
 
 async def ask(connection: Any, sql: str) -> list[tuple[Any, ...]]:

@@ -115,6 +115,22 @@ _SCRIPTS = (
         occurred=lambda seen: (seen.a, seen.b) == (11, 10),
     ),
     Script(
+        name="fractured-writer",
+        title="Fractured read by a writer that waited for its turn on home",
+        harm="a row that all writers lock on one node does not guard what they read on another",
+        text="""
+            t1 on x: UPDATE item SET v = v + 1 WHERE k = 2
+            t1 on y: UPDATE item SET v = 11 WHERE k = 1
+            t2 on x: UPDATE item SET v = v + 1 WHERE k = 2
+            t1 commits, y held back
+            a = t2 on x: SELECT v FROM item WHERE k = 2
+            b = t2 from y: SELECT v FROM item WHERE k = 1
+            t2 commits
+            t1 goes on
+        """,
+        occurred=lambda seen: seen.all_committed("t1", "t2") and (seen.a, seen.b) == (22, 10),
+    ),
+    Script(
         name="otv",
         title="OTV, observed transaction vanishes",
         harm="a reader sees a transaction, and at its next look does not",

@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 MEANING = {
     Verdict.OCCURS: "the anomaly happened",
     Verdict.OTHER: "not this one, but no serial order of the transactions explains what they read and left behind",
-    Verdict.DEADLOCK: "each waits for another, on two nodes, and no server sees it: a time-out ends it, with an error that may be retried",
+    Verdict.DEADLOCK: "each waits for another, on two nodes, and no server sees it until a time-out ends one",
     Verdict.FAILS: "one transaction was aborted, with an error that may be retried",
     Verdict.WAITS: "somebody had to wait, and then all was well",
     Verdict.ABSENT: "nobody waited, and all was well",
