@@ -116,13 +116,13 @@ _SCRIPTS = (
     ),
     Script(
         name="fractured-writer",
-        title="Fractured read by a writer that waited for its turn on home",
+        title="Fractured read by a writer that comes second on one node",
         harm="a row that all writers lock on one node does not guard what they read on another",
         text="""
             t1 on x: UPDATE item SET v = v + 1 WHERE k = 2
             t1 on y: UPDATE item SET v = 11 WHERE k = 1
-            t2 on x: UPDATE item SET v = v + 1 WHERE k = 2
             t1 commits, y held back
+            t2 on x: UPDATE item SET v = v + 1 WHERE k = 2
             a = t2 on x: SELECT v FROM item WHERE k = 2
             b = t2 from y: SELECT v FROM item WHERE k = 1
             t2 commits
