@@ -106,7 +106,7 @@ def _judge_end(world: Simulation, attempt: Attempt, there: set[str]) -> None:
         for node, database in world.databases.items()
         if any(f".{attempt.gid}" in name for name in database.in_doubt())
     }
-    decided = _decided(world, attempt.gid)
+    decided = {row[0] for row in world.decisions(attempt.gid)}
     missing = set(attempt.moved) - there - by_hand - pending
     if attempt.told == "aborted" and there - by_hand:
         say(what)
@@ -122,11 +122,6 @@ def _judge_end(world: Simulation, attempt: Attempt, there: set[str]) -> None:
         say(f"{what}, and has several decisions")
 
 
-def _decided(world: Simulation, gid: str) -> set[str]:
-    rows = [database.store.tables["decision"].get(gid) for database in world.databases.values()]
-    return {row[0] for row in rows if row is not None}
-
-
 def _tags(world: Simulation) -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for node, database in world.databases.items():
@@ -138,7 +133,7 @@ def _tags(world: Simulation) -> dict[str, Counter[str]]:
 def liveness(world: Simulation) -> None:
     """After healing: whoever contradicted a decision by hand is named, to the caller or by settling."""
     for (gid, node), commit in world.faults.by_hand.items():
-        decided = _decided(world, gid)
+        decided = {row[0] for row in world.decisions(gid)}
         if decided and decided != {"committed" if commit else "aborted"}:
             told = any(node in attempt.strays for attempt in world.attempts if attempt.gid == gid)
             named = told or (gid, node) in world.reported

@@ -24,7 +24,8 @@ STROKES = {
     "full disk": 2,
     "forced write fails": 2,
     "clock jumps": 3,
-    "operator finishes a branch": 2,
+    "operator finishes a branch": 3,
+    "seen decision lost": 2,
 }
 #: Faults that callers make.
 CALLERS = ("caller cancels", "caller times out", "block raises", "block ignores an error")
@@ -33,6 +34,8 @@ STRANGERS = "strangers' branches"
 KINDS = (*FATES, *STROKES, *CALLERS, STRANGERS)
 #: Every so many seeds the faults never end.
 UNLIMITED = 5
+#: Faults that are drawn twice as often where a node of some kind is: there they show most.
+LIKELIER = {"process killed": "sqlite", "machine lost power": "sqlite", "seen decision lost": "mariadb"}
 #: Kinds of nodes, as often as they are drawn.
 NODES = ("postgresql", "postgresql", "mariadb", "mariadb", "sqlite")
 
@@ -85,7 +88,7 @@ def draw(seed: int) -> Plan:
     share = random.choice((0.08, 0.2, 0.4))
     rates: dict[str, float] = {}
     for kind in KINDS:
-        if random.random() >= share:
+        if random.random() >= share * (2 if LIKELIER.get(kind) in nodes.values() else 1):
             continue
         if kind in STROKES:
             rates[kind] = random.randint(1, STROKES[kind])
@@ -93,6 +96,8 @@ def draw(seed: int) -> Plan:
             rates[kind] = random.choice((0.1, 0.3, 0.9))
         else:
             rates[kind] = 1 if kind == STRANGERS else 10 ** random.uniform(-3, -0.5)
+    if "seen decision lost" in rates and random.random() < 0.5:
+        rates.setdefault("operator finishes a branch", 1)
     return Plan(
         seed=seed,
         nodes=nodes,

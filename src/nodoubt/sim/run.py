@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Settings
@@ -29,7 +30,7 @@ from nodoubt.sim.seam import swapped
 from nodoubt.sim.server import EPOCH_S, Server
 from nodoubt.sim.sqlite_file import SQLiteDatabase
 from nodoubt.sim.store import Prepared, Record, Tables, Txn
-from nodoubt.sim.watch import Watcher, verdicts_counted
+from nodoubt.sim.watch import PURGES, SETTLES, Watcher, verdicts_counted
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS, Attempt, Client
 
 DOMAIN = "sim"
@@ -40,9 +41,6 @@ SETTLED_S_MAX = 600.0
 LOOK_S = 5.0
 #: How often a new process settles again, which takes longer to simulate than one that runs.
 NEW_PROCESS = 0.2
-#: How the texts of purging and of finishing a branch begin.
-PURGES = ("SELECT gid FROM", "DELETE FROM nodoubt.decision", "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;DELETE")
-FINISHES = ("COMMIT PREPARED", "ROLLBACK PREPARED", "XA COMMIT", "XA ROLLBACK")
 #: A history takes some thousand steps; one that takes so many will never end.
 STEPS_MAX = 500_000
 
@@ -174,7 +172,7 @@ class Simulation:
         )
         settings = Settings(
             timeout_s=10.0,
-            settle_every_s=max(8.0, self.plan.horizon_s / random.choice((1, 3))),
+            settle_every_s=max(4.0, self.plan.horizon_s / random.choice((1, 3, 6))),
             grace_s=random.choice((0.0, 0.0, 1.0, 10.0)),
             forget_every_s=random.choice((2.0, 8.0)),
             retention_s=10 * session_limit_s,
@@ -207,6 +205,11 @@ class Simulation:
         """The wall clock of a process's machine."""
         return self._clocks[name]
 
+    def decisions(self, gid: str) -> list[Any]:
+        """The rows that decide a transaction, on whatever node."""
+        rows = [database.store.tables["decision"].get(gid) for database in self.databases.values()]
+        return [row for row in rows if row is not None]
+
     def crash_points(self, name: str) -> None:
         """Note what a process leaves that dies now."""
         process = self.processes[name]
@@ -218,7 +221,7 @@ class Simulation:
         for text in process.asking():
             if text.startswith(PURGES):
                 points.append("C12")
-            elif text.startswith(FINISHES) and not any(gid in text for gid in engine.live):
+            elif any(mark in text for mark in SETTLES) and not any(gid in text for gid in engine.live):
                 points.append("C13")
         for point in points:
             self.observer.hit("crash point", point)
@@ -228,8 +231,8 @@ class Simulation:
         point = self.watcher.points.get(gid, "C1")
         databases = self.databases.values()
         prepared = sum(any(f".{gid}" in name for name in database.in_doubt()) for database in databases)
-        if point == "C4" and prepared:
-            return "C5"
+        if point in ("C4", "C5") and prepared:
+            return "C5" if prepared < participants else "C6"
         return "C10" if point == "C9" and 0 < prepared < participants else point
 
     def _completing(self, gid: str) -> None:

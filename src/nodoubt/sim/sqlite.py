@@ -18,7 +18,7 @@ from nodoubt.nodes.sqlite_guard import SQLiteGuard
 from nodoubt.nodes.sqlite_sessions import LOCK_LOOK_S
 from nodoubt.sim.driver import SimulatedError
 from nodoubt.sim.loop import ProcessLoop
-from nodoubt.sim.machine import Died
+from nodoubt.sim.machine import UNSEEN_COMMIT, Died
 from nodoubt.sim.sqlite_file import SQLiteDatabase
 from nodoubt.sim.store import Record, Txn
 
@@ -176,7 +176,7 @@ class SimulatedSQLite:
                 raise StatementFailed("SQLITE_FULL", "database or disk is full")
             # Written: from now on it may be found, though nobody has seen it.
             database.ghost = Record("commit", writes=txn.writes)
-            machine.step(self.loop)
+            machine.step(self.loop, UNSEEN_COMMIT)
             if machine.disk.fails:
                 machine.disk.fails = False
                 database.observer.hit("met", "sqlite: forced write failed")

@@ -22,6 +22,8 @@ from nodoubt.sim.sqlite import APPEND, LOOK, MOVE
 LISTS = ("l0", "l1")
 ACCOUNTS = ("a0", "a1", "a2")
 BALANCE = 1000
+#: How often a block lets time pass before its first statement, and after its last one.
+THINKS = 0.1
 #: More than any account holds: the databases refuse it.
 OVERDRAFT = 1_000_000
 #: kind of node -> the texts of the work: look, append, move.
@@ -163,6 +165,8 @@ class Client:
 
     async def _do(self, tx: AsyncTransaction, attempt: Attempt) -> None:
         random, nodes, rates = self._random, self._plan.nodes, self._plan.rates
+        if random.random() < THINKS:
+            await asyncio.sleep(random.random() * self._plan.latency_s * 10)
         names = random.sample(list(nodes), random.choice((1, 2, len(nodes), len(nodes))))
         amounts = [random.randint(1, 9) for _ in names[1:]]
         others = [name for name in nodes if name not in names]
@@ -191,7 +195,7 @@ class Client:
         if random.random() < rates.get("block raises", 0):
             self._observer.hit("fault", "block raises")
             raise Regret
-        if random.random() < 0.1:
+        if random.random() < THINKS:
             await asyncio.sleep(random.random())
 
     async def _read(self, tx: AsyncTransaction, name: str) -> None:
