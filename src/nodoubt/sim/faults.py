@@ -67,11 +67,11 @@ class Faults:
             return
         delay_s = random.choice((0.0, 0.0, 1.0, 3.0)) * random.random() * plan.latency_s
 
-        def strike(process: str, gid: str, at_once: bool) -> None:
+        def strike(process: str, about: str, at_once: bool) -> None:
             if at_once and not delay_s and kind in AT_ONCE:
-                self._strike(kind, process, gid)
+                self._strike(kind, process, about)
             else:
-                world.schedule.after(delay_s, self._strike, kind, process, gid)
+                world.schedule.after(delay_s, self._strike, kind, process, about)
 
         what = random.choice(AIMS_OF.get(kind, AIMS))
         if what in STEPS:
@@ -272,13 +272,13 @@ class Faults:
     def _next_decision(self, process: str, gid: str, at_once: bool) -> None:
         self._strike("seen decision lost", process, gid)
 
-    def _read_unforced(self, home: Server, owner: str, gid: str, reader: str, _: str, at_once: bool) -> None:
+    def _read_unforced(self, home: Server, owner: str, gid: str, reader: str, asked: str, at_once: bool) -> None:
         world, store = self._world, home.store
         if self._healed or not store.tables["decision"].get(gid):
             return
         if not any(("decision", gid) in record.writes for record in store.log[store.forced :]):
             return
-        if reader == owner:
+        if reader == owner or asked != home.name:
             self._await("unfinished", partial(self._read_unforced, home, owner, gid))
             return
         world.observer.hit("met", "mariadb: seen decision lost")
@@ -291,8 +291,14 @@ class Faults:
         home.crash()
         self._world.schedule.after(0.1, home.start)
         if "operator finishes a branch" in self._world.plan.rates:
-            self._strike("operator finishes a branch", gid=gid)
+            self._await("RollbackBranch", partial(self._meddle, gid))
         self._resume_when_settled(reader, gid)
+
+    def _meddle(self, gid: str, process: str, about: str, at_once: bool) -> None:
+        if about == gid:
+            self._strike("operator finishes a branch", process, gid)
+        else:
+            self._await("RollbackBranch", partial(self._meddle, gid))
 
     def _resume_when_settled(self, reader: Process, gid: str) -> None:
         databases = self._world.databases.values()

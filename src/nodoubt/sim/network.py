@@ -135,7 +135,7 @@ class Network:
         self._latency_s = latency_s
         self.healed = False
         #: Told of every text that is sent, while somebody waits for one.
-        self.overhear: Callable[[str, str], None] | None = None
+        self.overhear: Callable[[str, str, str], None] | None = None
         #: (machine, server) -> when packets pass again.
         self._cut: dict[tuple[str, str], float] = {}
         self._fates: list[tuple[float, str]] = []

@@ -58,7 +58,7 @@ class Watcher:
         #: gid -> its last message
         self._last: dict[str, str] = {}
         #: (message or step, how often it was seen) -> what to do then: faults that aim at the protocol instead of a time.
-        #: They are told the process, the gid, and whether they may strike before anything else happens.
+        #: They are told the process, the gid or the server asked, and whether they may strike before anything else happens.
         self.aimed: dict[tuple[str, int], list[Callable[[str, str, bool], object]]] = {}
 
     def __call__(self, what: Literal["order", "fact"], gid: str, message: m.Order | m.Fact) -> None:
@@ -96,14 +96,14 @@ class Watcher:
         """How often a message or a step was seen."""
         return self._seen[what]
 
-    def overhear(self, process: str, text: str) -> None:
+    def overhear(self, process: str, server: str, text: str) -> None:
         """A process sends a text: a step of settling may be what a fault aims at."""
         name = next((name for name, marks in STEPS.items() if any(mark in text for mark in marks)), "")
         if name:
             self._seen[name] += 1
             for strike in self.aimed.pop((name, self._seen[name]), ()):
                 # Once it was sent.
-                self._schedule.after(0.0, strike, process, "", True)
+                self._schedule.after(0.0, strike, process, server, True)
 
 
 @contextmanager
