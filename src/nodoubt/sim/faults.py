@@ -30,7 +30,7 @@ AIMS_OF = {
     "operator finishes a branch": PREPARED_AIMS,
     "seen decision lost": ("Decide",),
     "process paused": (*AIMS, *["Prepare"] * 8),
-    "process killed": (*AIMS, "probe", "finish", "purge"),
+    "process killed": (*AIMS, "probe", "finish", "purge", "Decide", "DecisionDurable", "CommitBranch"),
 }
 #: Kinds that may strike before anything else happens, as a process that stops between two of its own steps.
 AT_ONCE = ("process killed", "machine lost power", "seen decision lost")
@@ -132,7 +132,7 @@ class Faults:
             # In the middle of what somebody does to the disk.
             machine = world.machine
             machine.dies_at = self._random.choice(("", FORCE, FORCE if with_machine else UNSEEN_COMMIT, UNSEEN_COMMIT))
-            machine.dies_in = self._random.randint(1, 3 if machine.dies_at else 12)
+            machine.dies_in = self._random.randint(1, 2 if machine.dies_at else 12)
             machine.kill = lambda loop: self._kill_now(loop.name, with_machine=with_machine, everybody=everybody)
         else:
             self._kill_now(name, with_machine=with_machine, everybody=everybody)
@@ -207,8 +207,17 @@ class Faults:
 
     def _failing_disk(self) -> bool:
         self._world.observer.say("world", "one disk will fail its next forced write")
-        self._some_disk().fails = True
+        disk = self._some_disk()
+        disk.fails = True
+        if disk is self._world.machine.disk and "machine lost power" in self._world.plan.rates:
+            self._await("Decide", self._fail_together)
         return True
+
+    def _fail_together(self, process: str, gid: str, at_once: bool) -> None:
+        """Power goes soon after a forced write failed: who believes the next one loses by it."""
+        if not self._healed and not self._world.machine.disk.fails and self._random.random() < 0.5:
+            self._world.observer.hit("fault", "machine lost power")
+            self._kill_now(process, with_machine=True, everybody=True)
 
     def _jump(self) -> bool:
         world = self._world

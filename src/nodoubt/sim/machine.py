@@ -32,6 +32,8 @@ class _Inode:
     content: bytes
     forced: bytes
     modified_at_s: float
+    #: A forced write failed, and the system threw the pages away: what is read is never on the disk.
+    lost: bool = False
 
 
 class Machine:
@@ -114,7 +116,7 @@ class SimulatedFiles(Files):
         if inode is None:
             inode = _Inode(b"", b"", self._now_s())
             machine.name(path, inode)
-        inode.content = b""
+        inode.content, inode.lost = b"", False
         descriptor = len(self._open) + 3
         self._open[descriptor] = inode
         return descriptor
@@ -132,8 +134,13 @@ class SimulatedFiles(Files):
 
     def fsync(self, descriptor: int) -> None:
         inode = self._open[descriptor]
-        self._force(FORCE)
-        inode.forced = inode.content
+        try:
+            self._force(FORCE)
+        except OSError:
+            inode.lost = True
+            raise
+        if not inode.lost:
+            inode.forced = inode.content
 
     def close(self, descriptor: int) -> None:
         self._open[descriptor] = _Inode(b"", b"", 0.0)

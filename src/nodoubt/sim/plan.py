@@ -15,7 +15,7 @@ from nodoubt.sim.network import FATES
 #: Faults that strike at a moment, and how many strike in one history at most.
 STROKES = {
     "process killed": 3,
-    "machine lost power": 2,
+    "machine lost power": 3,
     "process paused": 2,
     "server killed": 3,
     "server paused": 2,
@@ -35,7 +35,12 @@ KINDS = (*FATES, *STROKES, *CALLERS, STRANGERS)
 #: Every so many seeds the faults never end.
 UNLIMITED = 5
 #: Faults that are drawn twice as often where a node of some kind is: there they show most.
-LIKELIER = {"process killed": "sqlite", "machine lost power": "sqlite", "seen decision lost": "mariadb"}
+LIKELIER = {
+    "process killed": "sqlite",
+    "machine lost power": "sqlite",
+    "forced write fails": "sqlite",
+    "seen decision lost": "mariadb",
+}
 #: Kinds of nodes, as often as they are drawn.
 NODES = ("postgresql", "postgresql", "mariadb", "mariadb", "sqlite")
 

@@ -55,7 +55,7 @@ class Watcher:
         self._observer = observer
         self.points: dict[str, str] = {}
         self._seen: Counter[str] = Counter()
-        #: gid -> its last message
+        #: gid -> whether its last message was an order or a fact
         self._last: dict[str, str] = {}
         #: (message or step, how often it was seen) -> what to do then: faults that aim at the protocol instead of a time.
         #: They are told the process, the gid or the server asked, and whether they may strike before anything else happens.
@@ -67,7 +67,7 @@ class Watcher:
         loop: Any = asyncio.get_running_loop()
         point = POINTS.get(name)
         # Of orders that are given together the first is the moment before all of them.
-        at_once, self._last[gid] = self._last.get(gid) != name, name
+        at_once, self._last[gid] = what == "fact" or self._last.get(gid) != what, what
         for strike in self.aimed.pop((name, self._seen[name]), ()):
             strike(loop.name, gid, at_once)
         if loop.dead:

@@ -120,7 +120,7 @@ class Client:
 
     async def _transact(self, manager: AsyncTransactionManager, timeout: float) -> None:
         random = self._random
-        if random.random() < 0.2:
+        if random.random() < 0.3:
             await self._run(manager, timeout)
             return
         home = random.choice([None, None, *self._plan.nodes])
