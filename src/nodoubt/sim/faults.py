@@ -160,11 +160,24 @@ class Faults:
         name = self._some_process()
         if name is None:
             return False
-        process, seconds = self._world.processes[name], self._long_s()
-        self._world.observer.say(name, f"is stopped for {seconds:.1f} s")
+        world, seconds = self._world, self._long_s()
+        process = world.processes[name]
+        world.observer.say(name, f"is stopped for {seconds:.1f} s")
         process.loop.pause()
-        self._world.schedule.after(seconds, process.loop.resume)
+        others = [other for other in world.processes.values() if other is not process and other.is_open]
+        if self._aimed_gid and others and self._random.random() < 0.5:
+            # Somebody else settles what it was at, without any grace, before it wakes.
+            settler = self._random.choice(others)
+            world.schedule.after(0.01 + 5 * world.plan.latency_s, self._settle, settler)
+            wakes_s = self._random.choice((1.0, 3.0, 15.0))
+            world.schedule.after(wakes_s, self._resume_when_settled, process, self._aimed_gid)
+        else:
+            world.schedule.after(seconds, process.loop.resume)
         return True
+
+    def _settle(self, settler: Process) -> None:
+        if not settler.loop.dead:
+            settler.loop.create_task(settler.manager.settle(grace_s=0))
 
     def _kill_server(self) -> bool:
         server = self._some_server()
@@ -270,13 +283,9 @@ class Faults:
         world.schedule.after(self._long_s(), setattr, home.disk, "slowness", 1.0)
         self._await("unfinished", partial(self._read_unforced, home, owner, gid))
         # Somebody else settles as soon as there is something to be seen.
-        reader = self._random.choice([process for name, process in world.processes.items() if name != owner])
-        world.schedule.after(0.01 + 5 * world.plan.latency_s, self._hurry, reader)
+        reader = self._random.choice([process for name, process in world.processes.items() if name != owner and process.is_open] or [world.processes[owner]])
+        world.schedule.after(0.01 + 5 * world.plan.latency_s, self._settle, reader)
         return True
-
-    def _hurry(self, reader: Process) -> None:
-        if reader.is_open and not reader.loop.dead:
-            reader.loop.call_soon(reader.manager.engine.hurry)
 
     def _next_decision(self, process: str, gid: str, at_once: bool) -> None:
         self._strike("seen decision lost", process, gid)

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from nodoubt.errors import NodoubtError
+from nodoubt.sim import record
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS, Attempt
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ def durable(world: Simulation) -> dict[str, Any]:
         # Evidence is dropped behind complete decisions, by packets that may be on their way still.
         for table in ("list", "account"):
             state[f"{database.name} {table}"] = dict(database.store.tables[table])
-        state[f"{database.name} prepared"] = sorted(database.in_doubt())
         for gid, row in database.store.tables["decision"].items():
             # Reading a decision counts a probe where that is what forces it.
             state[gid] = row[:5]
@@ -94,6 +94,8 @@ def safety(world: Simulation) -> None:
         moved = sum(attempt.moved[node] for attempt in world.attempts if found[node][attempt.tag])
         if balance != moved:
             world.observer.violation(f"the accounts on {node} moved by {balance}, its transactions by {moved}")
+    for contradiction in record.contradictions(world):
+        world.observer.violation(contradiction)
 
 
 def _judge_end(world: Simulation, attempt: Attempt, there: set[str]) -> None:

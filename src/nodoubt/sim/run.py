@@ -276,6 +276,9 @@ class Simulation:
             return
         before = judge.durable(self)
         self._settle_again()
+        # A PREPARE that was on its way to a disk or over the network when all was quiet may end only now.
+        if not self.is_quiet() and not self._wait_until_settled():
+            self.observer.violation(f"not settled again: {judge.open_ends(self)}")
         for change in judge.changed(before, judge.durable(self)):
             self.observer.violation(f"settling again changed something: {change}")
         judge.liveness(self)

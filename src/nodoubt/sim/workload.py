@@ -13,6 +13,7 @@ from typing import Any
 
 from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManager
 from nodoubt.errors import HeuristicOutcome, NodoubtError
+from nodoubt.judge.history import Op
 from nodoubt.sim.driver import SimulatedError
 from nodoubt.sim.loop import Handle
 from nodoubt.sim.observer import Observer
@@ -53,6 +54,8 @@ class Attempt:
     tag: str
     gid: str
     moved: dict[str, int] = field(default_factory=dict)
+    #: What it read and appended, as the history checker reads it: ("r", (node, list), tags) or ("append", (node, list), tag).
+    ops: list[Op] = field(default_factory=list)
     #: Every statement of the block succeeded.
     whole: bool = True
     #: What the caller was told: a state of Outcome, or "" when nobody was left to be told.
@@ -172,18 +175,19 @@ class Client:
         others = [name for name in nodes if name not in names]
         reads_first = random.random() < 0.3
         if others and reads_first:
-            await self._read(tx, random.choice(others))
+            await self._read(tx, attempt, random.choice(others))
         for name, amount in zip(names, [-sum(amounts), *amounts], strict=True):
-            look, append, move = TEXTS[nodes[name]]
+            _, append, move = TEXTS[nodes[name]]
             connection: Any = await tx.on(name)
             if random.random() < 0.5:
-                await connection.execute(look, random.choice(LISTS))
+                await self._look(connection, attempt, name)
             attempt.moved[name] = amount
             try:
                 if random.random() < rates.get("block ignores an error", 0):
                     attempt.whole = False
                     await connection.execute(move, -OVERDRAFT, random.choice(ACCOUNTS))
-                await connection.execute(append, attempt.tag, random.choice(LISTS))
+                attempt.ops.append(("append", (name, key := random.choice(LISTS)), attempt.tag))
+                await connection.execute(append, attempt.tag, key)
                 await connection.execute(move, amount, random.choice(ACCOUNTS))
             except SimulatedError:
                 if "block ignores an error" not in rates:
@@ -191,13 +195,17 @@ class Client:
                 self._observer.hit("fault", "block ignores an error")
                 attempt.whole = False
         if others and not reads_first and random.random() < 0.5:
-            await self._read(tx, random.choice(others))
+            await self._read(tx, attempt, random.choice(others))
         if random.random() < rates.get("block raises", 0):
             self._observer.hit("fault", "block raises")
             raise Regret
         if random.random() < THINKS:
             await asyncio.sleep(random.random())
 
-    async def _read(self, tx: AsyncTransaction, name: str) -> None:
-        look = TEXTS[self._plan.nodes[name]][0]
-        await (await tx.on(name, read_only=True)).execute(look, self._random.choice(LISTS))
+    async def _read(self, tx: AsyncTransaction, attempt: Attempt, name: str) -> None:
+        await self._look(await tx.on(name, read_only=True), attempt, name)
+
+    async def _look(self, connection: Any, attempt: Attempt, name: str) -> None:
+        key = self._random.choice(LISTS)
+        ((tags,),) = await connection.execute(TEXTS[self._plan.nodes[name]][0], key)
+        attempt.ops.append(("r", (name, key), tags))
