@@ -29,9 +29,11 @@ PREPARED_AIMS = ("Prepared", "Decide", "DecisionDurable", "DecisionLost", "Probe
 AIMS_OF = {
     "operator finishes a branch": PREPARED_AIMS,
     "seen decision lost": ("Decide",),
-    "process paused": (*AIMS, *["Prepare"] * 8),
+    "owner overtaken": ("Prepare",),
     "process killed": (*AIMS, "probe", "finish", "purge", "Decide", "DecisionDurable", "CommitBranch"),
 }
+#: Kinds that cannot strike at any other time.
+NEED_A_GID = ("owner overtaken", "seen decision lost")
 #: Kinds that may strike before anything else happens, as a process that stops between two of its own steps.
 AT_ONCE = ("process killed", "machine lost power", "seen decision lost")
 #: The disk of a home whose decisions are to be seen before they are forced is so much slower.
@@ -62,7 +64,7 @@ class Faults:
     def _aim(self, kind: str, random: Random) -> None:
         """Some strike at any time, some right after a message of the protocol: most of the time nothing goes on."""
         world, plan = self._world, self._world.plan
-        if random.random() < 0.3 and kind != "seen decision lost":
+        if random.random() < 0.3 and kind not in NEED_A_GID:
             world.schedule.at(random.random() * plan.horizon_s, self._strike, kind)
             return
         delay_s = random.choice((0.0, 0.0, 1.0, 3.0)) * random.random() * plan.latency_s
@@ -128,10 +130,10 @@ class Faults:
             return False
         # Where a node is a file, all processes are on its machine, and are stopped together by power, or by whoever can.
         everybody = bool(world.files) and (with_machine or self._random.random() < 0.4)
-        if world.files and self._random.random() < 0.6:
+        if world.files and self._random.random() < 0.7:
             # In the middle of what somebody does to the disk.
             machine = world.machine
-            machine.dies_at = self._random.choice(("", FORCE, FORCE if with_machine else UNSEEN_COMMIT, UNSEEN_COMMIT))
+            machine.dies_at = self._random.choice(("", UNSEEN_COMMIT, *[FORCE if with_machine else UNSEEN_COMMIT] * 3))
             machine.dies_in = self._random.randint(1, 2 if machine.dies_at else 12)
             machine.kill = lambda loop: self._kill_now(loop.name, with_machine=with_machine, everybody=everybody)
         else:
@@ -160,20 +162,29 @@ class Faults:
         name = self._some_process()
         if name is None:
             return False
-        world, seconds = self._world, self._long_s()
-        process = world.processes[name]
-        world.observer.say(name, f"is stopped for {seconds:.1f} s")
+        process, seconds = self._world.processes[name], self._long_s()
+        self._world.observer.say(name, f"is stopped for {seconds:.1f} s")
         process.loop.pause()
-        others = [other for other in world.processes.values() if other is not process and other.is_open]
-        if self._aimed_gid and others and self._random.random() < 0.5:
-            # Somebody else settles what it was at, without any grace, before it wakes.
-            settler = self._random.choice(others)
-            world.schedule.after(0.01 + 5 * world.plan.latency_s, self._settle, settler)
-            wakes_s = self._random.choice((1.0, 3.0, 15.0))
-            world.schedule.after(wakes_s, self._resume_when_settled, process, self._aimed_gid)
-        else:
-            world.schedule.after(seconds, process.loop.resume)
+        self._world.schedule.after(seconds, process.loop.resume)
         return True
+
+    def _overtake(self) -> bool:
+        """Stop a process that prepares, let another one settle what it was at, without any grace, and wake it then."""
+        world, owner = self._world, self._world.processes[self._aimed_at]
+        others = self._others()
+        if not others or owner.loop.dead:
+            return False
+        world.observer.say(owner.name, "is stopped while it prepares")
+        owner.loop.pause()
+        world.schedule.after(0.01 + 5 * world.plan.latency_s, self._settle, self._random.choice(others))
+        wakes_s = self._random.choice((1.0, 3.0, 15.0))
+        world.schedule.after(wakes_s, self._resume_when_settled, owner, self._aimed_gid)
+        return True
+
+    def _others(self) -> list[Process]:
+        """Who else could settle what a process is at."""
+        processes = self._world.processes.values()
+        return [process for process in processes if process.name != self._aimed_at and process.is_open]
 
     def _settle(self, settler: Process) -> None:
         if not settler.loop.dead:
@@ -276,15 +287,15 @@ class Faults:
         world, owner, gid = self._world, self._aimed_at, self._aimed_gid
         work = world.processes[owner].manager.engine.live.get(gid)
         home = world.databases.get(work.home or "") if work is not None and work.machine.participants else None
-        if not isinstance(home, MariaDBServer) or len(world.processes) == 1:
+        others = self._others()
+        if not isinstance(home, MariaDBServer) or not others:
             self._await("Decide", self._next_decision)
             return False
         home.disk.slowness = self._random.uniform(*UNFORCED_SLOWNESS)
         world.schedule.after(self._long_s(), setattr, home.disk, "slowness", 1.0)
         self._await("unfinished", partial(self._read_unforced, home, owner, gid))
         # Somebody else settles as soon as there is something to be seen.
-        reader = self._random.choice([process for name, process in world.processes.items() if name != owner and process.is_open] or [world.processes[owner]])
-        world.schedule.after(0.01 + 5 * world.plan.latency_s, self._settle, reader)
+        world.schedule.after(0.01 + 5 * world.plan.latency_s, self._settle, self._random.choice(others))
         return True
 
     def _next_decision(self, process: str, gid: str, at_once: bool) -> None:
@@ -350,5 +361,6 @@ _STRIKE: dict[str, Callable[[Faults], bool]] = {
     "forced write fails": Faults._failing_disk,
     "clock jumps": Faults._jump,
     "operator finishes a branch": Faults._operator,
+    "owner overtaken": Faults._overtake,
     "seen decision lost": Faults._lose_seen,
 }

@@ -83,7 +83,7 @@ class Machine:
 
     def lose_power(self) -> None:
         """Of the names a beginning of what was done to them is left; of contents what was forced, or a torn piece of the rest."""
-        kept = self.random.randint(0, len(self._pending))
+        kept = self.random.choice((len(self._pending), self.random.randint(0, len(self._pending))))
         if kept < len(self._pending):
             self.observer.hit("met", "sqlite: unforced name lost")
         for path, inode in self._pending[:kept]:

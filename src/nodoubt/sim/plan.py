@@ -25,6 +25,7 @@ STROKES = {
     "forced write fails": 2,
     "clock jumps": 3,
     "operator finishes a branch": 3,
+    "owner overtaken": 2,
     "seen decision lost": 2,
 }
 #: Faults that callers make.
