@@ -24,13 +24,23 @@ AIMS = (
     *("CommitBranch", "BranchCommitted", "Forget", "RollbackBranch", "unfinished", "list", "probe", "finish", "purge"),
 )
 #: Those between which a branch is prepared.
-PREPARED_AIMS = ("Prepared", "Decide", "DecisionDurable", "DecisionLost", "Probe", "RollbackBranch", "RollbackBranch", "list")
+PREPARED_AIMS = (
+    "Prepared",
+    "Decide",
+    "DecisionDurable",
+    "DecisionLost",
+    "Probe",
+    "RollbackBranch",
+    "RollbackBranch",
+    "list",
+)
 #: Kinds that aim at some of them alone, or more often: who sleeps while votes come in wakes behind a tombstone.
 AIMS_OF = {
     "operator finishes a branch": PREPARED_AIMS,
     "seen decision lost": ("Decide",),
+    "machine lost power": (*AIMS, *["CommitRequested", "Prepare"] * 4),
     "owner overtaken": ("Prepare",),
-    "process killed": (*AIMS, "probe", "finish", "purge", "Decide", "DecisionDurable", "CommitBranch"),
+    "process killed": (*AIMS, "probe", "finish", "purge", *["Decide", "DecisionDurable", "CommitBranch"] * 3),
 }
 #: Kinds that cannot strike at any other time.
 NEED_A_GID = ("owner overtaken", "seen decision lost")
@@ -129,12 +139,13 @@ class Faults:
         if name is None:
             return False
         # Where a node is a file, all processes are on its machine, and are stopped together by power, or by whoever can.
-        everybody = bool(world.files) and (with_machine or self._random.random() < 0.4)
-        if world.files and self._random.random() < 0.7:
+        everybody = bool(world.files) and with_machine
+        if world.files and self._random.random() < (0.7 if with_machine else 0.5):
             # In the middle of what somebody does to the disk.
             machine = world.machine
             machine.dies_at = self._random.choice(("", UNSEEN_COMMIT, *[FORCE if with_machine else UNSEEN_COMMIT] * 3))
             machine.dies_in = self._random.randint(1, 2 if machine.dies_at else 12)
+            everybody = everybody or (machine.dies_at == UNSEEN_COMMIT and self._random.random() < 0.7)
             machine.kill = lambda loop: self._kill_now(loop.name, with_machine=with_machine, everybody=everybody)
         else:
             self._kill_now(name, with_machine=with_machine, everybody=everybody)

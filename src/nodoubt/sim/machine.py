@@ -18,7 +18,6 @@ from nodoubt.sim.loop import ProcessLoop, Schedule
 from nodoubt.sim.observer import Observer
 from nodoubt.sim.server import EPOCH_S, Disk
 
-
 #: Calls of the disk at which a death leaves most behind: content that is not forced, and a commit that nobody has seen.
 FORCE, UNSEEN_COMMIT = "force", "unseen commit"
 

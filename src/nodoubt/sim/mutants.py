@@ -183,12 +183,20 @@ async def _purge_all(self: SqlNode, before_gid: str, retention_s: float, limit: 
     return await _PURGE(self, "z" * len(before_gid), 0.0, limit)
 
 
-def _answered(order: type[m.Order], was: type[m.Fact], becomes: type[m.Fact]) -> Callable[..., Any]:
+def _prepared(branch: int) -> m.Fact:
+    return m.Prepared(branch=branch)
+
+
+def _committed(branch: int) -> m.Fact:
+    return m.BranchCommitted(branch=branch)
+
+
+def _answered(order: type[m.Order], was: type[m.Fact], becomes: Callable[[int], m.Fact]) -> Callable[..., Any]:
     real = performer._PERFORM[order]
 
     async def step(self: performer.Performer, given: Any) -> m.Fact | None:
         fact = await real(self, given)
-        return becomes(branch=given.branch) if isinstance(fact, was) else fact
+        return becomes(given.branch) if isinstance(fact, was) else fact
 
     return step
 
@@ -244,11 +252,11 @@ MUTANTS: Mapping[str, Mutant] = {
     ),
     "lost-prepare-is-yes": Mutant(
         mistake="a lost answer to PREPARE is read as a promise",
-        switch=lambda: _perform(m.Prepare, _answered(m.Prepare, m.PrepareLost, m.Prepared)),
+        switch=lambda: _perform(m.Prepare, _answered(m.Prepare, m.PrepareLost, _prepared)),
     ),
     "lost-commit-is-done": Mutant(
         mistake="a lost answer to a branch's COMMIT is read as done",
-        switch=lambda: _perform(m.CommitBranch, _answered(m.CommitBranch, m.BranchOwed, m.BranchCommitted)),
+        switch=lambda: _perform(m.CommitBranch, _answered(m.CommitBranch, m.BranchOwed, _committed)),
     ),
 }
 

@@ -43,7 +43,7 @@ LIKELIER = {
     "seen decision lost": "mariadb",
 }
 #: Kinds of nodes, as often as they are drawn.
-NODES = ("postgresql", "postgresql", "mariadb", "mariadb", "sqlite")
+NODES = (*["postgresql"] * 4, *["mariadb"] * 4, *["sqlite"] * 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
