@@ -76,7 +76,7 @@ class Proxy:
     def wait(self, count: int = 1, timeout_s: float = PATIENCE_S) -> None:
         """Block until ``count`` faults have happened; TimeoutError when they do not.
 
-        A request that was to arrive has been answered by then, unless it is cut.
+        A request that was to arrive has been answered by then.
         """
         with self._news:
             if not self._news.wait_for(lambda: len(self._struck) >= count, timeout_s):
@@ -91,6 +91,12 @@ class Proxy:
     def release(self) -> None:
         """Let everything go on that is delayed now."""
         self._loop.call_soon_threadsafe(self._let_go)
+
+    def heal(self) -> None:
+        """No fault strikes from now on, and what is delayed goes on; what is half-open already stays so."""
+        with self._news:
+            self._faults.clear()
+        self.release()
 
     def stop(self) -> None:
         """Cut every connection and stop serving."""
@@ -200,11 +206,13 @@ class Proxy:
         _, server = line.server
         server.write(arriving)
         await server.drain()
-        if line.is_cut:
-            self._tell(fault)
-            return
         if len(arriving) >= len(data):
             await line.answered.wait()
+        if line.is_cut:
+            # The server may be at the second of two for long; it learns when it reads on.
+            line.client[1].transport.abort()
+            self._tell(fault)
+            return
         released = asyncio.Event()
         if fault.then is Then.DELAY:
             self._delayed.append(released)
