@@ -58,13 +58,11 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 async def ask(process: Process, world: Simulation) -> None:
-    """As a new process: settle twice, then compare every outcome with what the databases hold."""
+    """As a new process: settle, then compare every outcome with what the databases hold."""
     while not process.is_open:
         await process.world.sleep(0.1)
-    for _ in range(2):
-        report = await process.manager.settle(grace_s=0)
-        for doubt in report.strays:
-            world.reported.add((doubt.gid, doubt.node))
+    report = await process.manager.settle(grace_s=0)
+    world.reported.update((doubt.gid, doubt.node) for doubt in report.strays)
     for attempt in world.attempts:
         if attempt.told in ("committed", "aborted"):
             # Its decision is compared with what is in the databases, like all others.

@@ -38,7 +38,7 @@ SERVERS: dict[str, type[Server]] = {"postgresql": PostgreSQLServer, "mariadb": M
 #: Everything must be settled this long after the last fault, in virtual seconds: the longest session limit, and some rounds.
 SETTLED_S_MAX = 600.0
 #: How often it is looked whether everything is settled.
-LOOK_S = 5.0
+LOOK_S = 1.0
 #: How often a new process settles again, which takes longer to simulate than one that runs.
 NEW_PROCESS = 0.2
 #: A history takes some thousand steps; one that takes so many will never end.
@@ -172,7 +172,7 @@ class Simulation:
         )
         settings = Settings(
             timeout_s=10.0,
-            settle_every_s=max(4.0, self.plan.horizon_s / random.choice((1, 3, 6))),
+            settle_every_s=max(8.0, self.plan.horizon_s / random.choice((1, 3))),
             grace_s=random.choice((0.0, 0.0, 1.0, 10.0)),
             forget_every_s=random.choice((2.0, 8.0)),
             retention_s=10 * session_limit_s,

@@ -43,6 +43,7 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "finish": FINISHES,
     "purge": PURGES,
 }
+_MARKS = [(mark, step) for step, marks in STEPS.items() for mark in marks]
 #: What a settler may be in the middle of.
 SETTLES = (*STEPS["probe"], *STEPS["finish"])
 
@@ -98,7 +99,7 @@ class Watcher:
 
     def overhear(self, process: str, server: str, text: str) -> None:
         """A process sends a text: a step of settling may be what a fault aims at."""
-        name = next((name for name, marks in STEPS.items() if any(mark in text for mark in marks)), "")
+        name = next((step for mark, step in _MARKS if mark in text), "")
         if name:
             self._seen[name] += 1
             for strike in self.aimed.pop((name, self._seen[name]), ()):

@@ -87,7 +87,12 @@ class Client:
         pace = (self.left + 1) / self._plan.horizon_s * self._random.choice((1, 10, 10))
         while self.left:
             self.left -= 1
-            await asyncio.sleep(self._random.expovariate(pace))
+            pause_s = self._random.expovariate(pace)
+            faults_s = max(0.0, self._plan.horizon_s - asyncio.get_running_loop().time())
+            if self._plan.heals and pause_s >= faults_s:
+                # Behind the last fault one more shows that all is well again, and nobody waits for it.
+                self.left, pause_s = 0, faults_s + self._random.random()
+            await asyncio.sleep(pause_s)
             await self._one(manager)
 
     async def _one(self, manager: AsyncTransactionManager) -> None:
