@@ -75,7 +75,7 @@ class Faults:
         """Some strike at any time, some right after a message of the protocol: most of the time nothing goes on."""
         world, plan = self._world, self._world.plan
         if random.random() < 0.3 and kind not in NEED_A_GID:
-            world.schedule.at(random.random() * plan.horizon_s, self._strike, kind)
+            world.schedule.after(random.random() * plan.horizon_s, self._strike, kind)
             return
         delay_s = random.choice((0.0, 0.0, 1.0, 3.0)) * random.random() * plan.latency_s
 
@@ -88,12 +88,16 @@ class Faults:
         what = random.choice(AIMS_OF.get(kind, AIMS))
         if what in STEPS:
             world.network.overhear = world.watcher.overhear
-        world.watcher.aimed.setdefault((what, int(random.expovariate(0.4)) + 1), []).append(strike)
+        count = world.watcher.seen(what) + int(random.expovariate(0.4)) + 1
+        world.watcher.aimed.setdefault((what, count), []).append(strike)
 
     def _strike(self, kind: str, process: str = "", gid: str = "") -> None:
         self._aimed_at, self._aimed_gid = process, gid
         if not self._healed and _STRIKE[kind](self):
             self._world.observer.hit("fault", kind)
+            if not self._world.plan.heals:
+                # Without healing there is no last fault either.
+                self._aim(kind, self._random)
 
     def heal(self) -> None:
         """The last fault is over: everything runs and is reached."""
