@@ -22,6 +22,7 @@ from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.sql_branch import SqlBranch
 from nodoubt.nodes.sqlite import SQLiteNode
+from nodoubt.nodes.sqlite_branch import SQLiteBranch
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.protocol.verdicts import HomeSays
@@ -183,6 +184,11 @@ async def _purge_all(self: SqlNode, before_gid: str, retention_s: float, limit: 
     return await _PURGE(self, "z" * len(before_gid), 0.0, limit)
 
 
+def _age_by_the_database(case: Any, seen: object) -> float:
+    ages = [branch.age_s for _, branch in case.prepared.values()]
+    return float(min([*ages, case.row.age_s] if case.row else ages, default=0.0))
+
+
 def _prepared(branch: int) -> m.Fact:
     return m.Prepared(branch=branch)
 
@@ -257,6 +263,15 @@ MUTANTS: Mapping[str, Mutant] = {
     "lost-commit-is-done": Mutant(
         mistake="a lost answer to a branch's COMMIT is read as done",
         switch=lambda: _perform(m.CommitBranch, _answered(m.CommitBranch, m.BranchOwed, _committed)),
+    ),
+    # These two were in the library until a simulation found them.
+    "sessions-kept": Mutant(
+        mistake="a branch that is handed to the settler keeps its session, and a SQLite file its lock",
+        switch=lambda: swapped(SQLiteBranch, "hand_over", lambda self: None),
+    ),
+    "young-for-ever": Mutant(
+        mistake="a branch is as young as a database says whose clock was set back",
+        switch=lambda: swapped(settle._Case, "age_s", _age_by_the_database),
     ),
 }
 
