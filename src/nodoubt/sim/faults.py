@@ -23,18 +23,12 @@ AIMS = (
     *("Enlisted", "CommitRequested", "Prepare", "Prepared", "Decide", "DecisionDurable", "CommitBranch"),
     *("CommitBranch", "BranchCommitted", "Forget", "RollbackBranch", "unfinished", "list", "probe", "finish", "purge"),
 )
-#: Those between which a branch is prepared.
+#: Those at which a branch is prepared.
 PREPARED_AIMS = (
-    "Prepared",
-    "Decide",
-    "DecisionDurable",
-    "DecisionLost",
-    "Probe",
-    "RollbackBranch",
-    "RollbackBranch",
-    "list",
+    *("Prepared", "Decide", "DecisionDurable", "DecisionLost", "Probe"),
+    *("RollbackBranch", "RollbackBranch", "list"),
 )
-#: Kinds that aim at some of them alone, or more often: who sleeps while votes come in wakes behind a tombstone.
+#: Kinds that aim at some of them alone, or more often.
 AIMS_OF = {
     "operator finishes a branch": PREPARED_AIMS,
     "seen decision lost": ("Decide",),
@@ -85,11 +79,7 @@ class Faults:
             else:
                 world.schedule.after(delay_s, self._strike, kind, process, about)
 
-        what = random.choice(AIMS_OF.get(kind, AIMS))
-        if what in STEPS:
-            world.network.overhear = world.watcher.overhear
-        count = world.watcher.seen(what) + int(random.expovariate(0.4)) + 1
-        world.watcher.aimed.setdefault((what, count), []).append(strike)
+        self._await(random.choice(AIMS_OF.get(kind, AIMS)), strike, others_first=int(random.expovariate(0.4)))
 
     def _strike(self, kind: str, process: str = "", gid: str = "") -> None:
         self._aimed_at, self._aimed_gid = process, gid
@@ -142,7 +132,7 @@ class Faults:
         name, world = self._some_process(), self._world
         if name is None:
             return False
-        # Where a node is a file, all processes are on its machine, and are stopped together by power, or by whoever can.
+        # Where a node is a file, all processes are on its machine, and die together by power, or by whoever can kill them all.
         everybody = bool(world.files) and with_machine
         if world.files and self._random.random() < (0.7 if with_machine else 0.5):
             # In the middle of what somebody does to the disk.
@@ -331,6 +321,8 @@ class Faults:
         world.schedule.after(0.1 + world.plan.latency_s * 3, self._lose, home, world.processes[reader], gid)
 
     def _lose(self, home: Server, reader: Process, gid: str) -> None:
+        if self._healed:
+            return
         del home.store.log[home.store.forced :]
         home.crash()
         self._world.schedule.after(0.1, home.start)
@@ -351,12 +343,12 @@ class Faults:
         else:
             reader.loop.resume()
 
-    def _await(self, what: str, strike: Callable[[str, str, bool], object]) -> None:
-        """Strike at the next message or step of that kind."""
-        world = self._world
+    def _await(self, what: str, strike: Callable[[str, str, bool], object], *, others_first: int = 0) -> None:
+        """Strike at the next message or step of that kind, behind so many others."""
+        watcher = self._world.watcher
         if what in STEPS:
-            world.network.overhear = world.watcher.overhear
-        world.watcher.aimed.setdefault((what, world.watcher.seen(what) + 1), []).append(strike)
+            self._world.network.overhear = watcher.overhear
+        watcher.aimed.setdefault((what, watcher.seen(what) + 1 + others_first), []).append(strike)
 
 
 def gid_of(name: str) -> str:
