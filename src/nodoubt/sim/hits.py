@@ -10,8 +10,12 @@ from nodoubt.protocol.states import BRANCHES, PHASES, Phase
 from nodoubt.protocol.verdicts import VERDICTS
 from nodoubt.sim.plan import KINDS
 
-#: What a SQLite-like node must have gone through; a commit that comes back was written and not seen when its process died.
+#: What nodes must have gone through; a commit that comes back was written and not seen when its process died.
 MET = (
+    "mariadb: 1397 while attached",
+    "mariadb: decisions purged",
+    "mariadb: seen decision lost",
+    "postgresql: decisions purged",
     "sqlite: disk full",
     "sqlite: forced write failed",
     "sqlite: died in the middle of a call",
