@@ -13,9 +13,7 @@ from nodoubt.sim.plan import KINDS
 #: What nodes must have gone through; a commit that comes back was written and not seen when its process died.
 MET = (
     "mariadb: 1397 while attached",
-    "mariadb: decisions purged",
     "mariadb: seen decision lost",
-    "postgresql: decisions purged",
     "sqlite: disk full",
     "sqlite: forced write failed",
     "sqlite: died in the middle of a call",
