@@ -14,10 +14,12 @@ from functools import partial
 from typing import Any
 
 from nodoubt.protocol.ids import XA_FORMAT, BranchId
-from nodoubt.sim.server import DONE, Answer, Backend, Server, Steps, quoted, texts
+from nodoubt.sim.server import Answer, Backend, Server, Steps, quoted, texts
 from nodoubt.sim.store import Deadlock, Prepared, Record, SqlError, Txn
 
 DECISION, BRANCH = "decision", "branch"
+#: No row was changed.
+OK: Answer = ("0", ())
 #: ``innodb_lock_wait_timeout`` of a new session.
 LOCK_WAIT_S = 50.0
 #: A killed session is gone after this long.
@@ -93,25 +95,25 @@ class MariaDBServer(Server):
         if b.txn is not None:
             self.observer.violation(f"{self.name}: START on a session in a transaction: a doubtful one was pooled")
         b.txn = Txn()
-        return DONE
+        return OK
 
     def _commit(self, b: Backend) -> Steps:
         if b.txn is not None:
             yield from self._commit_txn(b, b.txn)
-        return DONE
+        return OK
 
     def _rollback(self, b: Backend) -> Answer:
         if b.txn is not None:
             self.store.end(b.txn, apply=False)
         self._close(b)
-        return DONE
+        return OK
 
     def _xa_start(self, b: Backend, xid: str) -> Answer:
         self._start(b)
         if xid in self.store.prepared:
             raise SqlError("1440", "XAER_DUPID: The XID already exists")
         b.branch, b.settings["xa"] = xid, "ACTIVE"
-        return DONE
+        return OK
 
     def _xa_end(self, b: Backend, xid: str) -> Answer:
         if b.branch != xid:
@@ -121,7 +123,7 @@ class MariaDBServer(Server):
         b.settings["xa"] = "IDLE"
         if b.failed:
             raise SqlError("1614", "XA_RBDEADLOCK: the branch was rolled back")
-        return DONE
+        return OK
 
     def _xa_prepare(self, b: Backend, xid: str) -> Steps:
         if b.branch != xid or b.settings["xa"] != "IDLE" or b.txn is None:
@@ -132,13 +134,13 @@ class MariaDBServer(Server):
         at_s = self.clock_s()
         self.store.prepared[xid] = Prepared(b.txn, at_s, owner=b)
         yield from self.force(b, self.store.append(Record("prepare", xid, b.txn.writes, at_s=at_s)))
-        return DONE
+        return OK
 
     def _xa_one_phase(self, b: Backend, xid: str) -> Steps:
         if b.branch != xid or b.settings["xa"] != "IDLE" or b.txn is None:
             raise SqlError("1399", "XAER_RMFAIL: the branch is not idle")
         yield from self._commit_txn(b, b.txn)
-        return DONE
+        return OK
 
     def _xa_finish(self, b: Backend, xid: str, *, commit: bool) -> Steps:
         if b.branch == xid and b.settings["xa"] != "PREPARED":
@@ -156,7 +158,7 @@ class MariaDBServer(Server):
         if b.branch == xid:
             self._close(b)
         yield from self.force(b, length)
-        return DONE
+        return OK
 
     def _finish(self, xid: str, *, commit: bool) -> int:
         branch = self.store.prepared.pop(xid)
@@ -282,7 +284,7 @@ class MariaDBServer(Server):
             raise SqlError("1094", f"Unknown thread id: {number}")
         self.observer.hit("met", "mariadb: session killed")
         self.schedule.after(KILL_S * self.random.random(), other.terminate)
-        return DONE
+        return OK
 
     def _sleep(self, b: Backend, seconds: str) -> Steps:
         yield float(seconds)
@@ -290,18 +292,18 @@ class MariaDBServer(Server):
 
     def _limit(self, b: Backend, seconds: str) -> Answer:
         b.settings["idle_limit_s"] = float(seconds)
-        return DONE
+        return OK
 
     def _lock_wait(self, b: Backend, seconds: str) -> Answer:
         b.settings["lock_wait_s"] = float(seconds)
-        return DONE
+        return OK
 
     def _read_only(self, b: Backend, what: str) -> Answer:
         b.settings["read_only"] = what == "ONLY"
-        return DONE
+        return OK
 
     def _nothing(self, b: Backend) -> Answer:
-        return DONE
+        return OK
 
     def _learn(self, b: Backend) -> Answer:
         return "", [(f"sim_{self.name}", 0, "10.11.19-MariaDB", "MIXED")]
