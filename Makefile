@@ -1,6 +1,6 @@
 # The commands of this project; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help venv servers java demo test newest sim check prove bench docs clean
+.PHONY: help venv servers java demo test newest sim check prove prove-deep bench docs clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SERVER_PATH := $(PATH):/usr/sbin:$(subst $() ,:,$(wildcard /usr/lib/postgresql/*/bin))
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 venv: .venv/.dev ## create .venv with all that developing needs
 
@@ -45,14 +45,16 @@ check: venv ## lint, format and types
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run $(BIN)/ruff format"; exit 1; }
 	@$(BIN)/mypy
 
-prove: java venv ## run the engine through every interleaving, and TLC on its twin in TLA+
-	@$(BIN)/nodoubt prove enumerate $(ARGS)
-	@$(BIN)/python -m tests.prove.twin
+prove: servers java venv ## show by all means that nothing is lost, and print one summary
+	@$(BIN)/python -m tests.proof
+
+prove-deep: servers java venv ## the same for about an hour
+	@$(BIN)/python -m tests.proof --deep
 
 bench: servers .venv/.bench ## measure against the peers, on real servers of its own
 	@$(BIN)/nodoubt bench $(ARGS)
 
-docs: venv ## make the pages again that come from tables: the protocol, and the mutants
+docs: venv ## make the pages again that come from tables: protocol, mutants
 	@$(BIN)/python -m tests.protocol.diagram
 	@$(BIN)/python -m tests.prove.page
 

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,13 @@ from tests.crash.harness import DOMAIN, Victim, install
 _IDS = itertools.count(1)
 
 
-@contextmanager
-def _nodes(postgresql: PostgreSQLServer, mariadb: MariaDBServer, folder: Path) -> Iterator[dict[str, str]]:
+@pytest.fixture(scope="module")
+def nodes(
+    postgresql: PostgreSQLServer, mariadb: MariaDBServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """One node of each kind: name -> URL."""
     database = f"crash_{secrets.token_hex(4)}"
+    folder: Path = tmp_path_factory.mktemp("crash")
     urls = {
         "postgresql": postgresql.create_database(database),
         "mariadb": mariadb.create_database(database),
@@ -28,22 +31,6 @@ def _nodes(postgresql: PostgreSQLServer, mariadb: MariaDBServer, folder: Path) -
     asyncio.run(install(urls))
     yield urls
     postgresql.drop_database(database)
-
-
-@pytest.fixture(scope="module")
-def nodes(
-    postgresql: PostgreSQLServer, mariadb: MariaDBServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
-    """One node of each kind: name -> URL."""
-    with _nodes(postgresql, mariadb, tmp_path_factory.mktemp("crash")) as urls:
-        yield urls
-
-
-@pytest.fixture
-def own_nodes(postgresql: PostgreSQLServer, mariadb: MariaDBServer, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The same for one case alone: what it leaves can never be settled."""
-    with _nodes(postgresql, mariadb, tmp_path) as urls:
-        yield urls
 
 
 @pytest.fixture

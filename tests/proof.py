@@ -1,0 +1,111 @@
+"""All means of proof, one after the other, and one summary: ``python -m tests.proof [--deep]``.
+
+Each part is a command that prints what it found and fails when it found something. The last line that it prints is its figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+TESTS = (sys.executable, "-m", "pytest", "-q", "-n", "2")
+NODOUBT = (sys.executable, "-m", "nodoubt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One means of proof: its name, what it shows, and the command; ``deep`` replaces the command in the long run."""
+
+    name: str
+    shows: str
+    command: Sequence[str]
+    deep: Sequence[str] = ()
+
+
+PARTS = (
+    Part(
+        name="enumeration",
+        shows="every interleaving of small worlds keeps the invariants and can be settled",
+        command=(*NODOUBT, "prove", "enumerate"),
+    ),
+    Part(
+        name="twin in TLA+",
+        shows="TLC and the engine reach the same states by the same steps",
+        command=(sys.executable, "-m", "tests.prove.twin"),
+    ),
+    Part(
+        name="machine and mutants",
+        shows="every order of facts; every mistake that is put in is found",
+        command=(*TESTS, "tests/protocol", "tests/prove/test_mutants.py", "tests/prove/test_trace.py"),
+    ),
+    Part(
+        name="simulation",
+        shows="random histories under all faults; what can happen happened",
+        command=(*NODOUBT, "sim", "--first", "0", "--runs", "20000", "--require-all"),
+        deep=(*NODOUBT, "sim", "--first", "0", "--minutes", "25", "--require-all"),
+    ),
+    Part(
+        name="simulator",
+        shows="one seed is one run, byte for byte; its own mutants are found",
+        command=(*TESTS, "tests/sim"),
+    ),
+    Part(
+        name="adapters",
+        shows="every clause of the contract on real servers; every broken adapter is convicted",
+        command=(*TESTS, "tests/nodes", "tests/journal"),
+    ),
+    Part(
+        name="crash matrix",
+        shows="real processes and servers killed, stopped and cut off at every crash point",
+        command=(*TESTS, "tests/crash"),
+    ),
+    Part(
+        name="history checker",
+        shows="agrees with recorded verdicts and with trying all orders",
+        command=(*TESTS, "tests/judge"),
+    ),
+    Part(
+        name="bank",
+        shows="workers killed while they transfer money: nothing lost, nothing in doubt",
+        command=(*NODOUBT, "demo", "--seconds", "20", "--kills", "20"),
+        deep=(*NODOUBT, "demo", "--seconds", "600", "--kills", "600"),
+    ),
+)
+
+
+def main() -> int:
+    """Run the parts; 1 when one of them failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.proof", description=__doc__)
+    parser.add_argument("--deep", action="store_true", help="about an hour instead of minutes")
+    deep = parser.parse_args().deep
+    began = time.monotonic()
+    lines = []
+    failed = 0
+    for part in PARTS:
+        command = (deep and part.deep) or part.command
+        print(f"\n== {part.name}: {part.shows}\n$ {' '.join(command[1:])}", flush=True)
+        started = time.monotonic()
+        last, status = _run(command)
+        failed += status != 0
+        seconds = time.monotonic() - started
+        lines.append(f"{'ok' if status == 0 else 'FAILED':6}  {part.name:20}  {seconds:6.0f} s  {last}")
+    print("\n== summary", *lines, f"{time.monotonic() - began:.0f} s in all", sep="\n")
+    return 1 if failed else 0
+
+
+def _run(command: Sequence[str]) -> tuple[str, int]:
+    """Pass on what a command prints; returns its last line and its exit status."""
+    last = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            last = line.strip() or last
+    return last, process.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
