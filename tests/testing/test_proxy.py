@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import psycopg
 import pymysql
@@ -59,9 +60,11 @@ class Place:
         self.url = url
         self.is_mariadb = url.startswith("mariadb")
         self.ask("CREATE TABLE work (id integer PRIMARY KEY)")
-        self.begin = "XA START 'b'" if self.is_mariadb else "BEGIN"
-        self.prepare = "XA END 'b';XA PREPARE 'b'" if self.is_mariadb else "PREPARE TRANSACTION 'b'"
-        self.commit = "XA COMMIT 'b'" if self.is_mariadb else "COMMIT PREPARED 'b'"
+        self.name = f"b{uuid4().hex}"  # the lists are the whole server's, other tests' branches among them
+        xa = f"'{self.name}'"
+        self.begin = f"XA START {xa}" if self.is_mariadb else "BEGIN"
+        self.prepare = f"XA END {xa};XA PREPARE {xa}" if self.is_mariadb else f"PREPARE TRANSACTION {xa}"
+        self.commit = f"XA COMMIT {xa}" if self.is_mariadb else f"COMMIT PREPARED {xa}"
         self.list = "XA RECOVER" if self.is_mariadb else "SELECT gid FROM pg_prepared_xacts"
 
     def ask(self, sql: str) -> list[Any]:
@@ -69,7 +72,7 @@ class Place:
 
     @property
     def prepared(self) -> int:
-        return len(self.ask(self.list))
+        return sum(self.name in str(row[-1]) for row in self.ask(self.list))
 
     @property
     def is_open(self) -> bool:
