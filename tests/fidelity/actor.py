@@ -67,8 +67,8 @@ class Stopped(Exception):
 
 
 @dataclass(kw_only=True)
-class Recorder(Session):
-    """A session that writes down what it is answered."""
+class Recorder:
+    """Stands before a session and writes down what that is answered."""
 
     inner: Session
     names: Names
@@ -78,12 +78,8 @@ class Recorder(Session):
     stops_before: str = ""
 
     @property
-    def token(self) -> str:  # type: ignore[override]
+    def token(self) -> str:
         return self.inner.token
-
-    @property
-    def handle(self) -> str:  # type: ignore[override]
-        return self.inner.handle
 
     def begin_later(self, sql: str) -> bool:
         return self.inner.begin_later(sql)
@@ -96,7 +92,7 @@ class Recorder(Session):
         return tag
 
     async def query(self, sql: str) -> Sequence[Row]:
-        rows = await self._noted(self.inner.query(sql))
+        rows: Sequence[Row] = await self._noted(self.inner.query(sql))
         shown = self.names.rows([row for row in rows if "RECOVER" not in sql or self.names.is_ours(row[-1])])
         # Where nothing is said of an order there is none.
         self._say(f"= {shown if 'ORDER BY' in sql else sorted(shown, key=repr)}")
@@ -131,7 +127,7 @@ class Actor:
     ) -> None:
         self.name = name
         self.said: list[str] = []
-        self.session: Session | None = None
+        self.handle: Session | None = None
         self._dialect = dialect
         self._names = names
         self._connect = connect
@@ -150,7 +146,7 @@ class Actor:
             self._timeout_s = HASTY_S[self._dialect.kind]
             verb, *words = words
         try:
-            if self.session is None:
+            if self.handle is None:
                 await self._open(short="short" in words)
             if verb not in _ANYWHERE and (verb in _INSIDE) != self._is_open:
                 self.said.append("is in a branch" if self._is_open else "is in no branch")
@@ -159,37 +155,38 @@ class Actor:
             elif verb != "connect":
                 await self._VERBS[verb](self, *words)
         except ConnectionLost:
-            self.session = None
+            self.handle = None
         except StatementFailed:
             if verb not in _INSIDE and verb not in _ANYWHERE:
                 self._discard()
 
     def _discard(self) -> None:
-        assert self.session is not None
-        self.session.abandon()
-        self.discarded.append(self.session)
-        self.session = None
+        assert self.handle is not None
+        self.handle.abandon()
+        self.discarded.append(self.handle)
+        self.handle = None
 
     async def _open(self, *, short: bool) -> None:
         settings = NodeSettings(url="", session_limit_s=SHORT_LIMIT_S if short else 600.0, lock_timeout_s=PATIENT_S)
         session = await self._connect(settings)
         await self._dialect.set_up(session, settings)
         self._names.known[session.token] = f"token-{self.name}"
-        self.session = session
+        self.handle = session
         self._is_open = False
         self._connection = session.bind(Guard("node", "", self._dialect.rules, is_home=True))
 
-    def _recorder(self, *, is_quiet: bool = False) -> Recorder:
-        assert self.session is not None
-        return Recorder(inner=self.session, names=self._names, said=self.said, is_quiet=is_quiet)
+    def _recorder(self, *, is_quiet: bool = False) -> Any:
+        """A recorder, to be used as the session that it stands before."""
+        assert self.handle is not None
+        return Recorder(inner=self.handle, names=self._names, said=self.said, is_quiet=is_quiet)
 
     def _branch(self, number: str) -> BranchId:
         """The branch as the session that began it calls it."""
-        assert self.session is not None
+        assert self.handle is not None
         branch = BranchId(domain=DOMAIN, gid=self._names.gid(number), branch=1, home="home")
         if self._dialect.capabilities.detached:
             return branch
-        return replace(branch, session=self._names.begun.get(number, self.session.token))
+        return replace(branch, session=self._names.begun.get(number, self.handle.token))
 
     def _gids(self, numbers: Sequence[str]) -> list[str]:
         return [self._names.gid(number) for number in numbers]
@@ -214,11 +211,9 @@ class Actor:
         await self._work(2, -OVERDRAFT if amount == "too-much" else int(amount), key)
 
     async def _work(self, which: int, *values: Any) -> None:
-        assert self.session is not None
+        assert self.handle is not None
         session = self._recorder()
-        rows = await session._noted(
-            self._user(self._connection, self.session, TEXTS[self._dialect.kind][which], values)
-        )
+        rows = await session._noted(self._user(self._connection, self.handle, TEXTS[self._dialect.kind][which], values))
         self.said.append(f"= {self._names.rows(rows)}")
 
     async def _prepare(self, number: str) -> None:
@@ -232,7 +227,7 @@ class Actor:
         self._is_open = False
 
     async def _decide(self, number: str, *others: str) -> None:
-        participants = {place: name for place, name in enumerate(others, 1)}
+        participants = dict(enumerate(others, 1))
         await self._recorder().command(self._dialect.decide(self._branch(number), participants))
         self._is_open = False
 
@@ -269,7 +264,7 @@ class Actor:
         await self._dialect.prepared(self._recorder(), DOMAIN)
 
     async def _end_owner(self, owner: Actor, number: str) -> None:
-        handle = owner.session.handle if owner.session is not None else ""
+        handle = owner.handle.handle if owner.handle is not None else ""
         # How often it looks depends on the weather.
         gone = await self._dialect.end_owner(self._recorder(is_quiet=True), self._branch(number), handle)
         self.said.append(f"is gone: {gone}")

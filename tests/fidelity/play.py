@@ -5,55 +5,65 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from typing import Any
+from difflib import SequenceMatcher
+from itertools import zip_longest
+from typing import Any, Protocol
 
-from nodoubt.nodes.dialect import Dialect, NodeSettings, Row, Session
-from tests.fidelity.actor import Actor, Names
 from tests.fidelity.script import Script, Step
 
 
+class Party(Protocol):
+    """Who acts in a script: a session of a server, or a process with a SQLite file."""
+
+    #: What was answered since somebody looked.
+    said: list[str]
+    #: Its end of the connection, or its process; None before the first step, and behind the last.
+    handle: Any
+    #: What it gave up by itself, as the library does after a failure.
+    discarded: list[Any]
+
+    async def do(self, verb: str, words: Sequence[str], others: Mapping[str, Any]) -> None:
+        """One step; what is answered is noted in ``said``."""
+
+
 class Side(ABC):
-    """Servers of one kind: the simulated one, or the real one. One instance plays one script."""
-
-    names: Names
-    dialect: Dialect
+    """Servers or files of one kind: the simulated one, or the real one. One instance plays one script."""
 
     @abstractmethod
-    async def connect(self, settings: NodeSettings) -> Session:
-        """Open a session by the side's own driver."""
-
-    @abstractmethod
-    async def work(self, connection: Any, session: Session, sql: str, values: Sequence[Any]) -> Sequence[Row]:
-        """Run a statement of the workload. Raises StatementFailed and ConnectionLost alone."""
+    def party(self, name: str) -> Party:
+        """Somebody new."""
 
     @abstractmethod
     def launch(self, step: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begin a step."""
 
     @abstractmethod
-    def settle(self, working: Mapping[asyncio.Task[None], Actor], leaving: Collection[Session]) -> None:
-        """Go on until each task is done or its session waits for a lock, as the server itself says, and until each
-        session that leaves is gone, or waits."""
+    def settle(self, working: Mapping[asyncio.Task[None], Any], leaving: Collection[Any]) -> None:
+        """Go on until each task is done or its party waits for a lock, and until each handle that leaves is gone, or waits."""
 
     @abstractmethod
     def finish(self, tasks: Collection[asyncio.Task[None]]) -> None:
         """Go on until all are done, however long they wait."""
 
     @abstractmethod
-    def end(self, session: Session) -> None:
-        """End a session as an operator would."""
-
-    @abstractmethod
-    def restart(self) -> None:
-        """Kill the server and start it again."""
-
-    @abstractmethod
-    def await_gone(self, session: Session) -> None:
-        """Go on until the server has ended a session by itself."""
+    def end(self, handle: Any) -> None:
+        """End a session as an operator would, or a process as by kill -9."""
 
     @abstractmethod
     def tables(self) -> list[str]:
         """What is committed, and what is prepared."""
+
+    def restart(self) -> None:
+        """Kill the server and start it again."""
+        raise NotImplementedError
+
+    def await_gone(self, handle: Any) -> None:
+        """Go on until the server has ended a session by itself."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def close(self) -> None:
+        """The script is over."""
 
 
 class Play:
@@ -61,9 +71,9 @@ class Play:
 
     def __init__(self, side: Side) -> None:
         self._side = side
-        self._actors: dict[str, Actor] = {}
+        self._actors: dict[str, Party] = {}
         self._working: dict[str, asyncio.Task[None]] = {}
-        self._leaving: list[Session] = []
+        self._leaving: list[Any] = []
         self.transcript: list[str] = []
 
     def run(self, script: Script) -> list[str]:
@@ -74,12 +84,12 @@ class Play:
             self._tell(step.who)
         self._end_all()
         self.transcript += self._side.tables()
+        self._side.close()
         return self.transcript
 
-    def _actor(self, name: str) -> Actor:
+    def _actor(self, name: str) -> Party:
         if name not in self._actors:
-            side = self._side
-            self._actors[name] = Actor(name, side.dialect, side.names, side.connect, side.work)
+            self._actors[name] = self._side.party(name)
         return self._actors[name]
 
     def _step(self, step: Step) -> None:
@@ -92,8 +102,8 @@ class Play:
         elif step.verb == "end":
             self._end(actor)
         elif step.verb == "idle":
-            if actor.session is not None:
-                self._side.await_gone(actor.session)
+            if actor.handle is not None:
+                self._side.await_gone(actor.handle)
         elif step.who in self._working:
             self.transcript.append(f"  {step.who} is busy")
         else:
@@ -102,21 +112,21 @@ class Play:
                 self._side.finish([self._working[step.who]])
         self._settle()
 
-    def _hang_up(self, actor: Actor) -> None:
-        session, actor.session = actor.session, None
-        if session is not None:
-            self._leaving.append(session)
+    def _hang_up(self, actor: Party) -> None:
+        handle, actor.handle = actor.handle, None
+        if handle is not None:
+            self._leaving.append(handle)
             # As part of a step, since a driver may look at the loop that it runs in.
-            self._side.finish([self._side.launch(_abandon(session))])
+            self._side.finish([self._side.launch(_abandon(handle))])
 
-    def _end(self, actor: Actor) -> None:
-        if actor.session is not None:
-            self._side.end(actor.session)
+    def _end(self, actor: Party) -> None:
+        if actor.handle is not None:
+            self._side.end(actor.handle)
 
     def _settle(self) -> None:
         working = {task: self._actors[name] for name, task in self._working.items()}
         self._side.settle(working, self._leaving)
-        discarded = [session for actor in self._actors.values() for session in actor.discarded]
+        discarded = [handle for actor in self._actors.values() for handle in actor.discarded]
         if discarded:
             self._leaving += discarded
             for actor in self._actors.values():
@@ -140,12 +150,23 @@ class Play:
 
     def _end_all(self) -> None:
         """One after another, as each may be what the next one waits for."""
-        sessions = [actor.session for actor in self._actors.values() if actor.session is not None]
-        for session in [*sessions, *self._leaving]:
-            self._side.end(session)
+        handles = [actor.handle for actor in self._actors.values() if actor.handle is not None]
+        for handle in [*handles, *self._leaving]:
+            self._side.end(handle)
             self._settle()
         self._tell("")
 
 
-async def _abandon(session: Session) -> None:
-    session.abandon()
+async def _abandon(handle: Any) -> None:
+    handle.abandon()
+
+
+def side_by_side(real: Sequence[str], simulated: Sequence[str]) -> str:
+    """Two transcripts in two columns, with a mark where they differ."""
+    width = max(map(len, ("real", *real)))
+    lines = [f"  {'real':{width}}  simulated"]
+    for how, begin, end, other_begin, other_end in SequenceMatcher(None, real, simulated, autojunk=False).get_opcodes():
+        mark = " " if how == "equal" else "|"
+        pairs = zip_longest(real[begin:end], simulated[other_begin:other_end], fillvalue="")
+        lines += [f"{mark} {left:{width}}  {right}" for left, right in pairs]
+    return "\n".join(lines)

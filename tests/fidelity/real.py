@@ -253,10 +253,15 @@ class RealSide(Side):
         self._loop = laboratory.loop.get_loop()
         self.names = Names(world.unix_ms(), world.random)
         self.dialect = laboratory.node()
+        self._sessions: list[Session] = []
+
+    def party(self, name: str) -> Actor:
+        return Actor(name, self.dialect, self.names, self.connect, self.work)
 
     async def connect(self, settings: NodeSettings) -> Session:
         session = await self._laboratory.driver.connect(replace(settings, url=self._laboratory.url))
         session.token = token(self._world.random(5))
+        self._sessions.append(session)
         return session
 
     async def work(self, connection: Any, session: Session, sql: str, values: Sequence[Any]) -> Sequence[Row]:
@@ -270,7 +275,7 @@ class RealSide(Side):
         left = {laboratory.number(session) for session in leaving}
 
         def is_settled() -> bool:
-            at_work = [actor.session for task, actor in working.items() if not task.done()]
+            at_work = [actor.handle for task, actor in working.items() if not task.done()]
             if not at_work and not left:
                 return True
             # In this order: whoever is gone lets others go on before he is gone.
@@ -295,6 +300,13 @@ class RealSide(Side):
 
     def restart(self) -> None:
         self._laboratory.restart()
+
+    def close(self) -> None:
+        self._laboratory.loop.run(self._abandon_all())
+
+    async def _abandon_all(self) -> None:
+        for session in self._sessions:
+            session.abandon()
 
     def _until(self, fact: Callable[[], bool], tasks: Collection[asyncio.Task[None]] = ()) -> None:
         """Ask again and again; meanwhile the loop reads what was answered."""
@@ -331,3 +343,6 @@ async def _some_time(tasks: Collection[asyncio.Task[None]]) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_S):
                 await asyncio.Event().wait()
+
+
+LABORATORIES: Mapping[str, type[Laboratory]] = {"postgresql": PostgreSQLLaboratory, "mariadb": MariaDBLaboratory}

@@ -1,7 +1,8 @@
 """Scripts as data: who does what, one step a line. What comes of it is not written here: a transcript says it.
 
-``a: begin 1`` lets session ``a`` open the branch 1; a line without a name (``restart``, ``end a``) is done by an operator. Numbers
-stand for transactions. What the verbs mean is in ``actor``; a line that begins with ``#`` is a title: a new script begins there.
+``a: begin 1`` lets session ``a`` open the branch 1; a line without a name (``restart``, ``end a``) is done by an operator.
+Numbers stand for transactions. What the verbs mean is in ``actor``; a line that begins with ``#`` is a title: a new script begins
+there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parent / "scripts"
-KINDS = ("postgresql", "mariadb")
+SERVERS = ("postgresql", "mariadb")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

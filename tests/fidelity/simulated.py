@@ -15,6 +15,7 @@ from nodoubt.sim.observer import Observer
 from nodoubt.sim.process import DIALECTS
 from nodoubt.sim.run import SERVERS
 from nodoubt.sim.server import EPOCH_S
+from nodoubt.sim.store import Tables
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS
 from tests.fidelity.actor import DOMAIN, Actor, Names
 from tests.fidelity.play import Side
@@ -34,7 +35,7 @@ class SimulatedSide(Side):
         self._schedule = Schedule()
         observer = Observer(lambda: self._schedule.now, traced=False)
         self._network = Network(self._schedule, observer, Random(1), Random(2), {}, 0.0001)
-        tables = {
+        tables: Tables = {
             "node": {1: ("home", DOMAIN, "1234567890", 1)},
             "decision": {},
             "branch": {},
@@ -46,6 +47,9 @@ class SimulatedSide(Side):
         self._driver = SimulatedDriver(self._loop, self._network, "test", self._server)
         self._tokens = 0
 
+    def party(self, name: str) -> Actor:
+        return Actor(name, self.dialect, self.names, self.connect, self.work)
+
     async def connect(self, settings: NodeSettings) -> Session:
         session = await self._driver.connect(settings)
         self._tokens += 1
@@ -56,15 +60,14 @@ class SimulatedSide(Side):
         try:
             return cast(Sequence[Row], await connection.execute(sql, *values))
         except (SimulatedError, ConnectionError) as error:
-            assert error.__cause__ is not None
-            raise error.__cause__ from None
+            raise cast(Exception, error.__cause__) from None
 
     def launch(self, step: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return self._loop.create_task(step)
 
     def settle(self, working: Mapping[asyncio.Task[None], Actor], leaving: Collection[Session]) -> None:
         def is_settled() -> bool:
-            rests = all(task.done() or _waits(actor.session) for task, actor in working.items())
+            rests = all(task.done() or _waits(actor.handle) for task, actor in working.items())
             return rests and all(_is_gone(session) or _waits(session) for session in leaving)
 
         # A lock that was handed on is taken a moment later.
@@ -92,6 +95,9 @@ class SimulatedSide(Side):
             assert self._schedule.now < end, "the simulated server hangs"
             self._schedule.run(self._schedule.now + LOOK_S, 10_000)
             assert not self._schedule.bugs, self._schedule.bugs
+
+    def close(self) -> None:
+        self._loop.bury()
 
     def tables(self) -> list[str]:
         store = self._server.store

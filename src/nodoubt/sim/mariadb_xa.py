@@ -105,12 +105,15 @@ class MariaDBBranches(Server):
 
     def start_transaction(self, b: Backend) -> Answer:
         """``START TRANSACTION``."""
+        self._expect_clean(b)
         if b.branch:
             raise _wrong_state(b)
-        if b.txn is not None:
-            self.observer.violation(f"{self.name}: START on a session in a transaction: a doubtful one was pooled")
         b.txn = Txn(read_only=bool(b.settings.get("read_only")))
         return OK
+
+    def _expect_clean(self, b: Backend) -> None:
+        if b.txn is not None:
+            self.observer.violation(f"{self.name}: START on a session in a transaction: a doubtful one was pooled")
 
     def commit(self, b: Backend) -> Steps:
         """``COMMIT``."""
@@ -136,13 +139,12 @@ class MariaDBBranches(Server):
 
     def xa_start(self, b: Backend, xid: str) -> Answer:
         """``XA START``."""
-        if b.txn is not None and not b.branch:
-            raise _outside()
-        if not b.branch and (
-            xid in self.store.prepared or any(other.branch == xid for other in self.backends.values())
-        ):
+        self._expect_clean(b)
+        if b.txn is not None:
+            raise _wrong_state(b) if b.branch else _outside()
+        if xid in self.store.prepared or any(other.branch == xid for other in self.backends.values()):
             raise SqlError("1440", "XAER_DUPID: The XID already exists")
-        self.start_transaction(b)
+        b.txn = Txn(read_only=bool(b.settings.get("read_only")))
         b.branch, b.settings["xa"] = xid, ACTIVE
         return OK
 
