@@ -26,7 +26,8 @@ from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.protocol.ids import token
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS
 from nodoubt.testing.servers import Server
-from tests.fidelity.actor import DOMAIN, Actor, Names
+from tests.fidelity.actor import DOMAIN, Actor
+from tests.fidelity.names import Names
 from tests.fidelity.play import Side
 from tests.nodes.mariadb_side import Outsider
 

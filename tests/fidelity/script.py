@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parent / "scripts"
-SERVERS = ("postgresql", "mariadb")
+KINDS = ("postgresql", "mariadb", "sqlite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,8 @@ def parse_step(line: str) -> Step:
 
 
 def scripts(kind: str) -> Iterator[Script]:
-    """All scripts that were written for a kind of server: those for both, and its own."""
-    for name in ("both", kind):
+    """All scripts that were written for a kind of database: its own, and those that both servers play."""
+    for name in ("both", kind) if kind != "sqlite" else (kind,):
         for part in (SCRIPTS / f"{name}.txt").read_text().split("\n# ")[1:]:
             title, *lines = part.strip().splitlines()
             yield Script(title=title, steps=tuple(parse_step(line) for line in lines if line.strip()))

@@ -17,13 +17,25 @@ from nodoubt.sim.run import SERVERS
 from nodoubt.sim.server import EPOCH_S
 from nodoubt.sim.store import Tables
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS
-from tests.fidelity.actor import DOMAIN, Actor, Names
+from tests.fidelity.actor import DOMAIN, Actor
+from tests.fidelity.names import Names
 from tests.fidelity.play import Side
 
 #: How far time goes between two looks: less than any time-out.
 LOOK_S = 0.0005
 #: No step takes so long.
 STEP_S_MAX = 100.0
+
+
+def first_rows() -> Tables:
+    """What is in a database before the first step."""
+    return {
+        "node": {1: ("home", DOMAIN, "1234567890", 1)},
+        "decision": {},
+        "branch": {},
+        "list": dict.fromkeys(LISTS, ()),
+        "account": dict.fromkeys(ACCOUNTS, BALANCE),
+    }
 
 
 class SimulatedSide(Side):
@@ -35,14 +47,7 @@ class SimulatedSide(Side):
         self._schedule = Schedule()
         observer = Observer(lambda: self._schedule.now, traced=False)
         self._network = Network(self._schedule, observer, Random(1), Random(2), {}, 0.0001)
-        tables: Tables = {
-            "node": {1: ("home", DOMAIN, "1234567890", 1)},
-            "decision": {},
-            "branch": {},
-            "list": dict.fromkeys(LISTS, ()),
-            "account": dict.fromkeys(ACCOUNTS, BALANCE),
-        }
-        self._server = SERVERS[kind]("home", self._schedule, observer, Random(3), tables)
+        self._server = SERVERS[kind]("home", self._schedule, observer, Random(3), first_rows())
         self._loop = ProcessLoop(self._schedule, "test")
         self._driver = SimulatedDriver(self._loop, self._network, "test", self._server)
         self._tokens = 0
