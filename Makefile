@@ -1,6 +1,6 @@
 # The commands of this project; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help venv servers java demo test newest sim check prove prove-deep bench docs clean
+.PHONY: help venv servers java demo test newest sim check prove prove-deep torture bench docs clean
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -53,6 +53,9 @@ prove-deep: servers java venv ## the same for about an hour
 
 bench: servers .venv/.bench ## measure against the peers, on real servers of its own
 	@$(BIN)/nodoubt bench $(ARGS)
+
+torture: servers venv ## strike real servers of its own with every fault, and judge; ARGS="--minutes 10 --report torture.html"
+	@$(BIN)/nodoubt torture $(ARGS)
 
 docs: venv ## make the pages again that come from tables: protocol, mutants
 	@$(BIN)/python -m tests.protocol.diagram

@@ -64,6 +64,12 @@ PARTS = (
         command=(*TESTS, "tests/crash"),
     ),
     Part(
+        name="torture",
+        shows="every fault at once on real servers, and nothing is torn; plain commits are convicted by its tests",
+        command=(*NODOUBT, "torture", "--seconds", "60"),
+        deep=(*NODOUBT, "torture", "--minutes", "10"),
+    ),
+    Part(
         name="history checker",
         shows="agrees with recorded verdicts and with trying all orders",
         command=(*TESTS, "tests/judge"),

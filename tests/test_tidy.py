@@ -27,6 +27,7 @@ LEVELS = (
     ("engine",),
     ("sim", "prove", "testing", "server", "integrations"),
     ("bench", "demo"),  # users of everything below
+    ("torture",),  # kills the demo's bank by more means than the demo has
     ("cli",),  # starts everything else, and imports what it starts where it starts it
     ("__init__",),  # the public names
     ("__main__",),  # `python -m nodoubt`

@@ -164,7 +164,7 @@ def test_a_refused_setting_shows_the_log_and_leaves_nothing(
     kind: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = processes.short_folder()
-    monkeypatch.setattr("nodoubt.testing.servers.short_folder", lambda: folder)
+    monkeypatch.setattr("nodoubt.testing.servers.short_folder", lambda _within: folder)
     with pytest.raises(ServerFailed, match=r"no[_-]such[_-]setting"):
         kind.start({"no_such_setting": "1"})
     assert not folder.exists()

@@ -13,11 +13,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from nodoubt.cli import bench, demo, doctor, init, judge, prove, settle, sim, tx
+from nodoubt.cli import bench, demo, doctor, init, judge, prove, settle, sim, torture, tx
 from nodoubt.cli.common import EXIT_CODES, Exit, Parser, note, silence_stdout, tell_error
 from nodoubt.errors import NodoubtError
 
-_FAMILIES = (init, doctor, demo, tx, settle, bench, judge, prove, sim)
+_FAMILIES = (init, doctor, demo, tx, settle, bench, judge, prove, sim, torture)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

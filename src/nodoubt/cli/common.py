@@ -88,8 +88,13 @@ def configuration(arguments: argparse.Namespace) -> Config:
         return load(arguments.config, domain=arguments.domain)
     if arguments.config is not None:
         raise ConfigError("--config and --nodes exclude each other", hint="leave one of them out")
+    return load(named_urls(arguments.nodes), domain=arguments.domain)
+
+
+def named_urls(items: Iterable[str]) -> dict[str, str]:
+    """The nodes that ``--nodes`` names. Raises ConfigError."""
     nodes: dict[str, str] = {}
-    for item in arguments.nodes:
+    for item in items:
         name, equals, url = item.partition("=")
         if not equals:
             raise ConfigError(
@@ -98,7 +103,7 @@ def configuration(arguments: argparse.Namespace) -> Config:
         if name in nodes:
             raise ConfigError(f"node {name!r} is named twice", hint="give each node a name of its own")
         nodes[name] = url
-    return load(nodes, domain=arguments.domain)
+    return nodes
 
 
 def run_async(step: Coroutine[Any, Any, T]) -> T:

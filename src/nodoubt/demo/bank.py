@@ -87,9 +87,11 @@ def leg_texts(gid: str, leg: Leg) -> tuple[str, str]:
     )
 
 
-async def check_vacant(session: PlainSession, node: str, *, replace: bool) -> None:
+async def check_vacant(
+    session: PlainSession, node: str, *, replace: bool, tables: Sequence[str] = (ACCOUNTS, LEDGER, RUN)
+) -> None:
     """Raise ConfigError if tables of these names are there and are not ours to drop."""
-    present = [table for table in (ACCOUNTS, LEDGER, RUN) if await session.has_table(table)]
+    present = [table for table in tables if await session.has_table(table)]
     if present and not await _may_drop(session, present, replace=replace):
         raise ConfigError(
             f"node {node!r} has tables {', '.join(present)} already, and they are not those of a demo that ended",

@@ -1,4 +1,7 @@
-"""The crew: starts worker processes, listens to them, kills them, waits for their real end and replaces them."""
+"""The crew: starts worker processes, listens to them, kills them, waits for their real end and replaces them.
+
+``Crew`` knows nothing of what its workers do; ``BankCrew`` keeps what those of the bank report.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import random
 import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from nodoubt.demo.killer import Kill
 from nodoubt.errors import NodoubtError
@@ -28,15 +32,17 @@ class CrewFailed(NodoubtError):
 class Member:
     """One worker process, as seen from outside."""
 
-    def __init__(self, process: asyncio.subprocess.Process, listen: Callable[[Member], Awaitable[None]]) -> None:
+    def __init__(
+        self, number: int, process: asyncio.subprocess.Process, listen: Callable[[Member], Awaitable[None]]
+    ) -> None:
+        #: Counted from 1; a replacement has a number of its own.
+        self.number = number
         self.process = process
         self.ready = False
         self.doomed = False
         self.failed = ""
         #: Where it said it would kill itself.
         self.died_at: str | None = None
-        #: The transaction that it began last and has not reported the end of.
-        self.at_work: str | None = None
         if process.stdin is None or process.stdout is None:
             raise CrewFailed("a worker was started without pipes")
         self.orders = process.stdin
@@ -50,17 +56,19 @@ class Member:
 
 
 class Crew:
-    """All workers of a run, and what they reported."""
+    """All workers of a run.
 
-    def __init__(self, orders: Callable[[int], str], dice: random.Random) -> None:
-        self.told_committed: set[str] = set()
-        self.settled: set[tuple[str, int]] = set()
-        #: Transactions whose worker was killed before it reported their end.
-        self.orphans: set[str] = set()
-        self.aborted = self.unknown = 0
+    Args:
+        program: the module that a worker runs.
+        orders: the first line that a worker reads, from its number.
+        dice: draws the victims.
+    """
+
+    def __init__(self, program: str, orders: Callable[[int], str], dice: random.Random) -> None:
         #: Workers that ended by SIGKILL, and how many of them at which step.
         self.kills = 0
         self.kills_at: Counter[str] = Counter()
+        self._program = program
         self._orders = orders
         self._dice = dice
         self._members: list[Member] = []
@@ -68,6 +76,12 @@ class Crew:
         self._started = 0
         #: Nobody is replaced any more: an interrupt may have come between a kill and its replacement.
         self._closing = False
+
+    def heard(self, member: Member, report: Mapping[str, Any]) -> None:
+        """Keep what a worker reported of its work."""
+
+    def lost(self, member: Member) -> None:
+        """Keep that a worker was killed."""
 
     async def start(self, workers: int) -> None:
         """Start them and wait until all are at work."""
@@ -82,14 +96,14 @@ class Crew:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "nodoubt.demo.worker",
+            self._program,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
-        member = Member(process, self._listen)
-        self._members.append(member)
         self._started += 1
+        member = Member(self._started, process, self._listen)
+        self._members.append(member)
         member.tell(self._orders(self._started))
 
     async def _listen(self, member: Member) -> None:
@@ -103,25 +117,11 @@ class Crew:
         if member.doomed and status == -signal.SIGKILL:
             self.kills += 1
             self.kills_at[member.died_at or ""] += 1
-            if member.at_work is not None:
-                self.orphans.add(member.at_work)
+            self.lost(member)
         self._changed.set()
 
-    def _note(self, member: Member, report: dict[str, object]) -> None:
+    def _note(self, member: Member, report: Mapping[str, Any]) -> None:
         match report:
-            case {"began": str(gid)}:
-                member.at_work = gid
-            case {"done": str(gid)}:
-                self.told_committed.add(gid)
-                member.at_work = None
-            case {"aborted": _}:
-                self.aborted += 1
-                member.at_work = None
-            case {"unknown": _}:
-                self.unknown += 1
-                member.at_work = None
-            case {"settled": [str(gid), int(branch)]}:
-                self.settled.add((gid, branch))
             case {"dying": str(point)}:
                 member.died_at = point
             case {"ready": _}:
@@ -130,6 +130,8 @@ class Crew:
             case {"failed": str(why)}:
                 member.failed = why
                 self._changed.set()
+            case _:
+                self.heard(member, report)
 
     async def _until(self, fact: Callable[[], bool], timeout_s: float) -> None:
         try:
@@ -156,14 +158,19 @@ class Crew:
         kills: list[asyncio.Task[None]] = []
         for kill in plan:
             await asyncio.sleep(max(0.0, started + kill.at_s - loop.time()))
-            await self._until(lambda: bool(self._idle()), START_TIMEOUT_S)
-            victim = self._dice.choice(self._idle())
-            victim.doomed = True
-            kills.append(asyncio.create_task(self._kill(victim, kill.point)))
+            kills.append(asyncio.create_task(self.kill(await self.victim(), kill.point)))
         await asyncio.gather(*kills)
         await self._until(lambda: all(member.ready for member in self._members), START_TIMEOUT_S)
 
-    async def _kill(self, victim: Member, point: str | None) -> None:
+    async def victim(self) -> Member:
+        """A worker at work, which is doomed from now on."""
+        await self._until(lambda: bool(self._idle()), START_TIMEOUT_S)
+        victim = self._dice.choice(self._idle())
+        victim.doomed = True
+        return victim
+
+    async def kill(self, victim: Member, point: str | None) -> None:
+        """Kill a doomed worker, from outside or by itself at a step; returns when it is gone and replaced."""
         if point is None:
             victim.process.kill()
         else:
@@ -196,3 +203,37 @@ class Crew:
             if member.process.returncode is None:
                 member.process.kill()
         await asyncio.gather(*(member.listening for member in self._members), return_exceptions=True)
+
+
+class BankCrew(Crew):
+    """The workers of the bank, and what they reported."""
+
+    def __init__(self, orders: Callable[[int], str], dice: random.Random) -> None:
+        super().__init__("nodoubt.demo.worker", orders, dice)
+        self.told_committed: set[str] = set()
+        self.settled: set[tuple[str, int]] = set()
+        #: Transactions whose worker was killed before it reported their end.
+        self.orphans: set[str] = set()
+        self.aborted = self.unknown = 0
+        #: The transaction that a worker began last and has not reported the end of.
+        self._at_work: dict[int, str] = {}
+
+    def heard(self, member: Member, report: Mapping[str, Any]) -> None:
+        match report:
+            case {"began": str(gid)}:
+                self._at_work[member.number] = gid
+            case {"done": str(gid)}:
+                self.told_committed.add(gid)
+                self._at_work.pop(member.number, None)
+            case {"aborted": _}:
+                self.aborted += 1
+                self._at_work.pop(member.number, None)
+            case {"unknown": _}:
+                self.unknown += 1
+                self._at_work.pop(member.number, None)
+            case {"settled": [str(gid), int(branch)]}:
+                self.settled.add((gid, branch))
+
+    def lost(self, member: Member) -> None:
+        if (gid := self._at_work.pop(member.number, None)) is not None:
+            self.orphans.add(gid)

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Awaitable, Callable, Mapping
 
 from nodoubt.demo import bank, killer
-from nodoubt.demo.crew import Crew, CrewFailed
+from nodoubt.demo.crew import BankCrew, CrewFailed
 from nodoubt.demo.options import Options
 from nodoubt.demo.plain import PlainSession
 from nodoubt.demo.view import Moment, View
@@ -36,7 +36,7 @@ CountDoubts = Callable[[], Awaitable[int | None]]
 class Run:
     """One run of the crew."""
 
-    def __init__(self, options: Options, crew: Crew, view: View, money_before: int) -> None:
+    def __init__(self, options: Options, crew: BankCrew, view: View, money_before: int) -> None:
         self.seconds = self.settle_seconds = 0.0
         #: What could not be settled in time.
         self.pending: list[str] = []

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nodoubt.demo import bank
-from nodoubt.demo.crew import Crew
+from nodoubt.demo.crew import BankCrew
 from nodoubt.demo.options import Options
 from nodoubt.demo.plain import connections
 from nodoubt.demo.report import Result
@@ -59,14 +59,14 @@ def _files(folder: Path, domain: str) -> dict[str, str]:
 
 async def _run(options: Options, nodes: Mapping[str, str], view: View) -> Result:
     config = load(nodes, domain=options.domain)
-    kinds = await _install(config)
+    kinds = await install(config)
     money_before = await _found(options, config, nodes)
     view.say(
         f"{options.workers} workers transfer money between {', '.join(kinds)} for {options.seconds:g} s,"
         f" {'with plain commits' if options.unprotected else 'with nodoubt'};"
         f" {options.kills} will be killed (seed {options.seed})"
     )
-    crew = Crew(
+    crew = BankCrew(
         lambda number: orders(nodes, options.domain, options.seed + number, unprotected=options.unprotected),
         random.Random(options.seed),
     )
@@ -103,7 +103,7 @@ async def _run(options: Options, nodes: Mapping[str, str], view: View) -> Result
     return result
 
 
-async def _install(config: Config) -> dict[str, str]:
+async def install(config: Config) -> dict[str, str]:
     """Make nodoubt's own tables where they are missing; the kinds of the nodes."""
     kinds = {}
     for name, settings in config.nodes.items():

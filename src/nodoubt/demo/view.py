@@ -37,7 +37,10 @@ class View:
 
     def show(self, moment: Moment) -> None:
         """Show a moment in place of the last one."""
-        line = describe(moment)
+        self.show_line(describe(moment))
+
+    def show_line(self, line: str) -> None:
+        """Show a line in place of the last one."""
         if self._redraws:
             print(f"\r\x1b[K{line}", end="", file=self._stream, flush=True)
             self._drawn = True

@@ -15,7 +15,7 @@ import random
 import secrets
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Literal, NoReturn
 
@@ -42,7 +42,9 @@ def orders(nodes: Mapping[str, str], domain: str, seed: int, *, unprotected: boo
 
 def say(**words: Any) -> None:
     """Tell the supervisor. One short write to a pipe is atomic, and what was written survives our death."""
-    os.write(1, json.dumps(words).encode() + b"\n")
+    line = json.dumps(words).encode() + b"\n"
+    while line:
+        line = line[os.write(1, line) :]
 
 
 def settler_watch(is_live: Callable[[str], bool], settled: Callable[[str, int], None]) -> Callable[..., None]:
@@ -160,17 +162,16 @@ def _die(point: str, gid: str) -> NoReturn:
     raise SystemExit("a process outlived kill -9")
 
 
-async def main() -> int:
-    """Read orders and work. Returns the exit status."""
+async def serve(work: Callable[[Mapping[str, Any]], tuple[Worker, Coroutine[Any, Any, None]]]) -> int:
+    """Read the orders, and work as they say. Returns the exit status."""
     # What a worker meets is in its reports; its log would only disturb the view.
     logging.getLogger("nodoubt").addHandler(logging.NullHandler())
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    told = json.loads(await lines.readline())
-    worker = Worker(told["domain"], told["seed"])
+    worker, working = work(json.loads(await lines.readline()))
     listening = asyncio.create_task(worker.listen(lines))
     try:
-        await (worker.unprotected if told["unprotected"] else worker.protected)(told["nodes"])
+        await working
     except NodoubtError as error:
         say(failed=str(error))
         return 1
@@ -182,5 +183,11 @@ async def main() -> int:
     return 0
 
 
+def transfers(told: Mapping[str, Any]) -> tuple[Worker, Coroutine[Any, Any, None]]:
+    """A worker of the bank."""
+    worker = Worker(told["domain"], told["seed"])
+    return worker, (worker.unprotected if told["unprotected"] else worker.protected)(told["nodes"])
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(asyncio.run(serve(transfers)))

@@ -97,9 +97,9 @@ def run(command: Sequence[str | Path], folder: Path, who: pwd.struct_passwd) -> 
     return str(done.stdout)
 
 
-def short_folder() -> Path:
+def short_folder(within: Path | None = None) -> Path:
     """A new folder with a path short enough for the sockets in it."""
-    folder = tempfile.mkdtemp(prefix="nodoubt-")
+    folder = tempfile.mkdtemp(prefix="nodoubt-", dir=within)
     if len(os.fsencode(folder)) > SOCKET_FOLDER_BYTES_MAX:
         Path(folder).rmdir()
         folder = tempfile.mkdtemp(prefix="nodoubt-", dir="/tmp")
@@ -176,10 +176,14 @@ class Family:
         return self._keeper.poll() is None
 
     @property
+    def pids(self) -> list[int]:
+        """The ids of the main process and of all its living descendants, parents before their children."""
+        return [self.pid, *_descendants(self.pid)]
+
+    @property
     def cpu_s(self) -> float:
         """Seconds of CPU that the family has used, with those of its ended processes, in steps of the kernel's tick."""
-        pids = [self.pid, *_descendants(self.pid)]
-        ticks = sum(_ticks(pid, ended_children=pid == self.pid) for pid in pids)
+        ticks = sum(_ticks(pid, ended_children=pid == self.pid) for pid in self.pids)
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def freeze(self) -> None:

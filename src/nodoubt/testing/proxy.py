@@ -92,6 +92,12 @@ class Proxy:
         """Let everything go on that is delayed now."""
         self._loop.call_soon_threadsafe(self._let_go)
 
+    def heal(self) -> None:
+        """No fault strikes from now on, and what is delayed goes on; what is half-open already stays so."""
+        with self._news:
+            self._faults.clear()
+        self.release()
+
     def stop(self) -> None:
         """Cut every connection and stop serving."""
         if self._thread.is_alive():

@@ -62,7 +62,7 @@ class Server(ABC):
     _first_database: ClassVar[str]
     _shutdown_signal: ClassVar[signal.Signals]
 
-    def __init__(self, settings: Mapping[str, str]) -> None:
+    def __init__(self, settings: Mapping[str, str], within: Path | None = None) -> None:
         """Prepare an empty folder; `start` is the public way to a server."""
         self._locate()
         self._settings = dict(settings)
@@ -70,24 +70,25 @@ class Server(ABC):
         self._owner_pid = os.getpid()
         self._family: Family | None = None
         self.port = free_port()
-        self.folder = short_folder()
+        self.folder = short_folder(within)
         shutil.chown(self.folder, self._account.pw_uid, self._account.pw_gid)
         self._data = self.folder / "data"
         self._log = self.folder / "log"
         atexit.register(self.stop)
 
     @classmethod
-    def start(cls, settings: Mapping[str, str] | None = None) -> Self:
+    def start(cls, settings: Mapping[str, str] | None = None, *, within: Path | None = None) -> Self:
         """Create a new server and wait until it accepts connections.
 
         Args:
             settings: server settings by name (`{"max_connections": "50"}`), stronger than our defaults.
+            within: where its folder is made, instead of the place for temporary files.
 
         Raises:
             ServerMissing: its programs are not installed.
             ServerFailed: it did not come up; the message shows its log.
         """
-        server = cls(settings or {})
+        server = cls(settings or {}, within)
         try:
             server._initialise()
             server._launch()
@@ -111,6 +112,11 @@ class Server(ABC):
     def cpu_s(self) -> float:
         """Seconds of CPU that its processes have used since it was started last."""
         return self._family.cpu_s if self._family is not None else 0.0
+
+    @property
+    def pids(self) -> list[int]:
+        """The ids of its processes, the main one first."""
+        return self._family.pids if self._family is not None else []
 
     def url_of(self, database: str) -> str:
         """The URL of one of this server's databases."""

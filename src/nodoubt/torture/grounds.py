@@ -1,0 +1,106 @@
+"""Where the torture takes place: servers of our own or named databases, each behind a proxy, and what can befall them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nodoubt.errors import ConfigError
+from nodoubt.testing.disks import SmallDisk, why_no_failing_sync, why_no_small_disk
+from nodoubt.testing.proxy import Proxy
+from nodoubt.testing.proxy_faults import Schedule, Statement
+from nodoubt.testing.proxy_wire import WIRES
+from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server, ServerMissing
+from nodoubt.torture.options import OF_SERVERS, Kind, Options
+
+#: This part of the requests that PREPARE, decide, COMMIT and the like is struck by the network.
+NETWORK_RATE = 0.004
+#: More requests of one kind than a node gets in a second.
+REQUESTS_PER_S = 500
+
+#: Settings of servers whose files must fit on a small disk.
+SMALL = {
+    "postgresql": {"shared_buffers": "32MB", "min_wal_size": "32MB", "max_wal_size": "64MB"},
+    "mariadb": {"innodb_log_file_size": "16M", "innodb_buffer_pool_size": "64M"},
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Grounds:
+    """The nodes of a run."""
+
+    #: Node -> the URL that leads to it directly.
+    urls: Mapping[str, str]
+    #: Node -> the proxy before it.
+    proxies: Mapping[str, Proxy] = field(default_factory=dict)
+    #: Node -> the server behind it, if it is ours, and its disk, if it is a small one.
+    servers: Mapping[str, Server] = field(default_factory=dict)
+    disks: Mapping[str, SmallDisk] = field(default_factory=dict)
+    #: The kinds of faults that strike, and why the others do not.
+    on: Sequence[Kind] = ()
+    off: Mapping[Kind, str] = field(default_factory=dict)
+
+    @property
+    def worker_urls(self) -> dict[str, str]:
+        """The URLs that workers use."""
+        return {name: self.proxies[name].url if name in self.proxies else url for name, url in self.urls.items()}
+
+
+def possible(options: Options) -> tuple[list[Kind], dict[Kind, str]]:
+    """Which of all kinds can strike here, and why the others cannot."""
+    off = {kind: "not asked for" for kind in Kind if kind not in options.faults}
+    for kind in OF_SERVERS:
+        if options.nodes:
+            off.setdefault(kind, "only servers that it started itself are struck")
+    if Kind.DISK_FULL not in off and (why := why_no_small_disk()):
+        off[Kind.DISK_FULL] = why
+    if Kind.SYNC_ERROR not in off and (why := why_no_failing_sync()):
+        off[Kind.SYNC_ERROR] = why
+    if options.nodes and not any(url.partition(":")[0] in WIRES for url in options.nodes.values()):
+        off.setdefault(Kind.NETWORK, "none of the nodes is reached through a network")
+    return [kind for kind in Kind if kind not in off], off
+
+
+@contextlib.contextmanager
+def ground(options: Options) -> Iterator[Grounds]:
+    """The nodes that were named, or servers of our own that end with the block."""
+    on, off = possible(options)
+    with contextlib.ExitStack() as stack:
+        named = Grounds(urls=options.nodes, on=on, off=off)
+        grounds = named if options.nodes else _own(options.own, stack, on, off)
+        if Kind.NETWORK in on:
+            grounds.proxies = {
+                name: stack.enter_context(Proxy(url, _schedule(options, number)))
+                for number, (name, url) in enumerate(grounds.urls.items())
+                if url.partition(":")[0] in WIRES
+            }
+        yield grounds
+
+
+def _own(kinds: Sequence[str], stack: contextlib.ExitStack, on: list[Kind], off: dict[Kind, str]) -> Grounds:
+    servers: dict[str, Server] = {}
+    disks: dict[str, SmallDisk] = {}
+    for number, kind in enumerate(kinds, start=1):
+        name = f"{kind}-{number}"
+        start = PostgreSQLServer.start if kind == "postgresql" else MariaDBServer.start
+        if Kind.DISK_FULL in on:
+            disks[name] = SmallDisk()
+            stack.callback(disks[name].close)
+        try:
+            within = disks[name].folder if name in disks else None
+            servers[name] = stack.enter_context(start(SMALL[kind], within=within))
+        except ServerMissing as error:
+            raise ConfigError(str(error), hint="install it, or name databases with --nodes") from error
+    urls = {name: server.url for name, server in servers.items()}
+    return Grounds(urls=urls, servers=servers, disks=disks, on=on, off=off)
+
+
+def _schedule(options: Options, number: int) -> Schedule:
+    """A node's own: the same seed gives each node the same faults in every run."""
+    return Schedule.drawn(
+        options.seed * 1000 + number,
+        rate=NETWORK_RATE,
+        requests=round(options.seconds * REQUESTS_PER_S),
+        statements=tuple(Statement),
+    )

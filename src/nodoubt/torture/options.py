@@ -1,0 +1,57 @@
+"""What can be asked of the torture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+DOMAIN = "torture"
+SECONDS = 60.0
+WORKERS = 4
+OWN = ("postgresql", "postgresql", "mariadb")
+
+
+class Kind(StrEnum):
+    """A kind of fault, as ``--faults`` names it."""
+
+    WORKER_KILL = "worker-kill"
+    WORKER_PAUSE = "worker-pause"
+    NETWORK = "network"
+    SERVER_KILL = "server-kill"
+    SERVER_PAUSE = "server-pause"
+    DISK_FULL = "disk-full"
+    SYNC_ERROR = "sync-error"
+
+
+#: These need a server that we started ourselves.
+OF_SERVERS = (Kind.SERVER_KILL, Kind.SERVER_PAUSE, Kind.DISK_FULL, Kind.SYNC_ERROR)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What was asked for. Without ``nodes``: servers of our own, of these kinds."""
+
+    nodes: Mapping[str, str]
+    own: Sequence[str] = OWN
+    seed: int
+    seconds: float = SECONDS
+    workers: int = WORKERS
+    faults: Sequence[Kind] = tuple(Kind)
+    unprotected: bool = False
+    #: Drop the tables of a run that was killed.
+    replace: bool = False
+    report: Path | None = None
+    history: Path | None = None
+
+    @property
+    def command(self) -> list[str]:
+        """The command that does the same again, without passwords."""
+        words = ["nodoubt", "torture", "--seconds", f"{self.seconds:g}", "--workers", str(self.workers)]
+        words += ["--seed", str(self.seed), "--faults", ",".join(self.faults)]
+        if self.nodes:
+            words += ["--nodes", *(f"{name}=URL" for name in self.nodes)]
+        else:
+            words += ["--own", ",".join(self.own)]
+        return [*words, *(["--unprotected"] if self.unprotected else [])]

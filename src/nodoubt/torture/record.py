@@ -1,0 +1,107 @@
+"""What the workers saw: every op in the order of time, and what each transaction was told."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FINAL = "final"
+"""The process that reads every list at the end."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Done:
+    """One transaction, as its client knows it."""
+
+    gid: str
+    work: str
+    #: ``ok``, ``fail`` or ``info``: nobody knows, since the client was killed or was told so.
+    ending: str = "info"
+    #: The ops of a transaction on lists.
+    asked: Any = None
+
+
+class Record:
+    """All ops of a run."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, Done] = {}
+        #: Why transactions failed, by error.
+        self.reasons: Counter[str] = Counter()
+        #: Broken invariants, and branches that somebody else finished: none is ever fine.
+        self.broken: list[str] = []
+        #: The moments of commits, in nanoseconds of the machine's clock.
+        self.commits_ns: list[int] = []
+        self._ops: list[dict[str, Any]] = []
+        self._open: dict[str, Done] = {}
+
+    def note(self, op: Mapping[str, Any]) -> None:
+        """Take an op from a worker."""
+        process = op["process"]
+        if op["type"] == "invoke":
+            done = self._open[process] = self.done[op["gid"]] = Done(gid=op["gid"], work=op["work"], asked=op["value"])
+        else:
+            done = self._open.pop(process)
+            done.ending = op["type"]
+            if op["why"]:
+                self.reasons[op["why"]] += 1
+            if done.ending == "ok":
+                self.commits_ns.append(op["time"])
+        self._keep(done, {key: op[key] for key in ("type", "process", "value", "time")})
+
+    def give_up(self, worker: int, time_ns: int) -> None:
+        """A worker was killed: nobody knows what became of its open transactions."""
+        for process in [process for process in self._open if process.startswith(f"{worker}.")]:
+            op = {"type": "info", "process": process, "value": None, "time": time_ns}
+            self._keep(self._open.pop(process), op)
+
+    def _keep(self, done: Done, op: dict[str, Any]) -> None:
+        """Only the lists have a history; the other work is judged by what it left."""
+        if done.work == "lists":
+            self._ops.append(op | {"gid": done.gid})
+
+    def count(self, ending: str) -> int:
+        """How many transactions ended so."""
+        return sum(done.ending == ending for done in self.done.values())
+
+    def history(self, final: Mapping[str, list[int]]) -> list[dict[str, Any]]:
+        """The history of the lists, with a last read of every key."""
+        ops = sorted(self._ops, key=lambda op: (op["time"], op["type"] != "invoke"))
+        after = ops[-1]["time"] + 1 if ops else 0
+        # A list whose first append aborted is not there, and so read as empty.
+        keys = {key for op in ops for _, key, _ in op["value"] or ()} | set(final)
+        value = [["r", key, final.get(key, [])] for key in sorted(keys)]
+        blank = [["r", key, None] for _, key, _ in value]
+        last = {"process": FINAL, "gid": FINAL}
+        ops.append({"type": "invoke", "value": blank, "time": after, **last})
+        ops.append({"type": "ok", "value": value, "time": after + 1, **last})
+        return ops
+
+
+def without_reads(history: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The same without all reads but the last one. Transactions that only read are left out."""
+    left_out = set()
+    for op in history:
+        if op["process"] == FINAL:
+            yield op
+            continue
+        value = op["value"] and [part for part in op["value"] if part[0] == "append"]
+        if op["type"] == "invoke" and not value:
+            left_out.add(op["process"])
+        elif op["process"] in left_out:
+            left_out.remove(op["process"])
+        else:
+            yield op | {"value": value}
+
+
+def write(history: list[dict[str, Any]], path: Path, name: str) -> None:
+    """Write a history in the format of ``nodoubt judge``, compressed."""
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        print(json.dumps({"name": name}), file=file)
+        for op in history:
+            print(json.dumps(op), file=file)

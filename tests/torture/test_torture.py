@@ -1,0 +1,143 @@
+"""Short runs of the whole torture, as a user starts it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodoubt.demo.plain import connections
+from nodoubt.judge import Level, judge
+from nodoubt.nodes.dialect import NodeSettings
+from nodoubt.torture.jobs import LISTS
+from tests.conftest import DatabaseFactory
+
+
+@asynccontextmanager
+async def started(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "nodoubt", "torture", "--json", *arguments),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int, dict[str, Any], str]:
+    """Its exit code, closing object and standard error."""
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, json.loads(out), err.decode()
+
+
+async def torture(*arguments: str) -> tuple[int, dict[str, Any], str]:
+    async with started(*arguments) as process:
+        return await ended(process)
+
+
+async def test_every_fault_on_servers_of_its_own_ends_clean(tmp_path: Path) -> None:
+    page, history = tmp_path / "torture.html", tmp_path / "history.jsonl.gz"
+    status, closing, err = await torture(
+        "--seconds", "20", "--seed", "1", "--report", str(page), "--history", str(history)
+    )
+    assert (status, closing["wrong"], closing["in_doubt"], closing["failure"]) == (0, [], [], ""), err
+    assert closing["committed"] > 200
+    happened = closing["faults_by_kind"]
+    assert happened["worker-kill"] >= 5, closing
+    assert happened["server-kill"] == happened["server-pause"] == 1
+    assert happened["network"] > 0
+    assert set(happened) | set(closing["faults_off"]) == {
+        *("worker-kill", "worker-pause", "network"),
+        *("server-kill", "server-pause", "disk-full", "sync-error"),
+    }
+    assert closing["settled"] > 0
+    # The files say the same to somebody who was not there.
+    with gzip.open(history, "rt") as lines:
+        header, *ops = map(json.loads, lines)
+    assert "seed 1" in header["name"]
+    verdict = judge(ops)
+    assert verdict.ok > 100
+    assert verdict.holds(Level.READ_COMMITTED)
+    text = page.read_text("utf-8")
+    assert "CLEAN" in text
+    assert closing["again"] in text
+    assert "src=" not in text
+    assert "href=" not in text
+    assert text.count("<rect") == closing["faults"]
+
+
+async def test_plain_commits_are_convicted() -> None:
+    status, closing, err = await torture(
+        *("--seconds", "10", "--seed", "2", "--unprotected", "--own", "postgresql,postgresql"),
+        *("--faults", "worker-kill,network"),
+    )
+    assert status == 1, err
+    assert not closing["protected"]
+    assert any("by halves" in wrong or "some of their nodes" in wrong for wrong in closing["wrong"]), closing
+
+
+async def test_an_interrupt_ends_it_early_and_well() -> None:
+    own = ("--own", "postgresql,mariadb", "--faults", "worker-kill,server-kill,server-pause")
+    async with started("--seconds", "1000", "--seed", "4", *own) as process:
+        assert process.stderr is not None
+        while b" committed " not in (line := await process.stderr.readline()):
+            assert line, "it ended before it began"
+        process.send_signal(signal.SIGINT)
+        status, closing, err = await ended(process)
+    assert (status, closing["wrong"], closing["failure"]) == (0, [], ""), err
+    assert closing["seconds"] < 1000
+
+
+async def test_named_databases_are_left_as_they_were(database: DatabaseFactory) -> None:
+    nodes = {"a": database("postgresql"), "b": database("mariadb"), "c": database("sqlite")}
+    named = [f"{name}={url}" for name, url in nodes.items()]
+    status, closing, err = await torture("--yes", "--seconds", "3", "--seed", "3", "--nodes", *named)
+    assert (status, closing.get("wrong")) == (0, []), (closing, err)
+    assert closing["faults_by_kind"]["worker-kill"] == 1
+    assert "started itself" in closing["faults_off"]["server-kill"]
+    async with connections({name: NodeSettings(url=url) for name, url in nodes.items()}) as sessions:
+        assert not any([await session.has_table(LISTS) for session in sessions.values()])
+
+
+async def test_tables_of_strangers_stop_it(database: DatabaseFactory) -> None:
+    nodes = {"a": database("postgresql"), "b": database("postgresql")}
+    async with connections({"b": NodeSettings(url=nodes["b"])}) as sessions:
+        await sessions["b"].command(f"CREATE TABLE {LISTS} (id integer)")
+    named = [f"{name}={url}" for name, url in nodes.items()]
+    status, closing, _ = await torture("--yes", "--replace", "--nodes", *named)
+    assert status == 2
+    assert LISTS in closing["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--nodes", "a=postgresql://127.0.0.1:1/x", "b=postgresql://127.0.0.1:1/y"], "nobody was asked"),
+        (["--nodes", "a=postgresql://127.0.0.1:1/x"], "two at least"),
+        (["--own", "postgresql"], "--own"),
+        (["--own", "postgresql,oracle"], "--own"),
+        (["--seconds", "0"], "no time to run"),
+        (["--workers", "0"], "--workers"),
+        (["--faults", "earthquake"], "earthquake"),
+        (["--report", "/nowhere/at/all.html"], "no folder"),
+    ],
+)
+async def test_what_cannot_be_run_is_refused_clearly(arguments: list[str], words: str) -> None:
+    status, closing, err = await torture(*arguments)
+    assert status == 2
+    assert words in closing["error"]
+    assert "Traceback" not in err
