@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -101,6 +102,8 @@ class Actor:
         self._timeout_s = PATIENT_S
         #: A branch is open on the session, or prepared and still attached to it.
         self._is_open = False
+        #: The transaction whose branch the session began last.
+        self._begun = ""
         #: Sessions that were given up, as the library does after a failure.
         self.discarded: list[Session] = []
 
@@ -121,15 +124,20 @@ class Actor:
                 await self._VERBS[verb](self, *words)
         except ConnectionLost:
             self.handle = None
+        except asyncio.CancelledError:
+            # aiomysql closes a connection whose answer nobody waits for; asyncpg asks the server to stop.
+            if self._dialect.kind == "mariadb":
+                self._discard()
+            raise
         except StatementFailed:
             if verb not in _INSIDE and verb not in _ANYWHERE:
                 self._discard()
 
     def _discard(self) -> None:
-        assert self.handle is not None
-        self.handle.abandon()
-        self.discarded.append(self.handle)
-        self.handle = None
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            handle.abandon()
+            self.discarded.append(handle)
 
     async def _open(self, *, short: bool) -> None:
         settings = NodeSettings(url="", session_limit_s=SHORT_LIMIT_S if short else 600.0, lock_timeout_s=PATIENT_S)
@@ -138,6 +146,7 @@ class Actor:
         self._names.known[session.token] = f"token-{self.name}"
         self.handle = session
         self._is_open = False
+        self._begun = ""
         self._connection = session.bind(Guard("node", "", self._dialect.rules, is_home=True))
 
     def _recorder(self, *, is_quiet: bool = False) -> Any:
@@ -146,12 +155,13 @@ class Actor:
         return Recorder(inner=self.handle, names=self._names, said=self.said, is_quiet=is_quiet)
 
     def _branch(self, number: str) -> BranchId:
-        """The branch as the session that began it calls it."""
+        """The branch as this session calls it, or else the one that began it last."""
         assert self.handle is not None
         branch = BranchId(domain=DOMAIN, gid=self._names.gid(number), branch=1, home="home")
         if self._dialect.capabilities.detached:
             return branch
-        return replace(branch, session=self._names.begun.get(number, self.handle.token))
+        own = self.handle.token
+        return replace(branch, session=own if number == self._begun else self._names.begun.get(number, own))
 
     def _gids(self, numbers: Sequence[str]) -> list[str]:
         return [self._names.gid(number) for number in numbers]
@@ -160,7 +170,7 @@ class Actor:
 
     async def _begin(self, number: str, *flags: str) -> None:
         session = self._recorder()
-        self._names.begun[number] = session.token
+        self._begun, self._names.begun[number] = number, session.token
         text = self._dialect.begin(self._branch(number), read_only="reading" in flags)
         if not session.begin_later(text):
             await session.command(text)

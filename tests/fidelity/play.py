@@ -63,7 +63,7 @@ class Side(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """The script is over."""
+        """The script is over: leave nothing behind."""
 
 
 class Play:
@@ -78,13 +78,15 @@ class Play:
 
     def run(self, script: Script) -> list[str]:
         """The transcript: each step, and behind it what came of it."""
-        for step in script.steps:
-            self.transcript.append(str(step))
-            self._step(step)
-            self._tell(step.who)
-        self._end_all()
-        self.transcript += self._side.tables()
-        self._side.close()
+        try:
+            for step in script.steps:
+                self.transcript.append(str(step))
+                self._step(step)
+                self._tell(step.who)
+            self._end_all()
+            self.transcript += self._side.tables()
+        finally:
+            self._side.close()
         return self.transcript
 
     def _actor(self, name: str) -> Party:
@@ -104,6 +106,9 @@ class Play:
         elif step.verb == "idle":
             if actor.handle is not None:
                 self._side.await_gone(actor.handle)
+        elif step.verb == "cancel":
+            self._working[step.who].cancel()
+            self._side.finish([self._working[step.who]])
         elif step.who in self._working:
             self.transcript.append(f"  {step.who} is busy")
         else:
@@ -144,7 +149,10 @@ class Play:
                 continue
             if task.done():
                 del self._working[name]
-                task.result()
+                if task.cancelled():
+                    self.transcript.append(f"  {name} gives up")
+                else:
+                    task.result()
             elif name == first:
                 self.transcript.append(f"  {name} waits")
 
