@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,10 +27,6 @@ _INSIDE = frozenset({"look", "append", "move", "prepare", "release", "decide", "
 _ANYWHERE = frozenset({"connect", "finish", "raw"})
 
 
-class Stopped(Exception):
-    """The texts of a verb are sent up to here."""
-
-
 @dataclass(kw_only=True)
 class Recorder:
     """Stands before a session and writes down what that is answered."""
@@ -40,8 +35,8 @@ class Recorder:
     names: Names
     said: list[str]
     is_quiet: bool = False
-    #: A text that is not sent any more.
-    stops_before: str = ""
+    #: What would end the transaction is left out.
+    holds: bool = False
 
     @property
     def token(self) -> str:
@@ -51,14 +46,12 @@ class Recorder:
         return self.inner.begin_later(sql)
 
     async def command(self, sql: str) -> str:
-        if sql == self.stops_before:
-            raise Stopped
         tag: str = await self._noted(self.inner.command(sql))
         self._say(f"= {tag}")
         return tag
 
     async def query(self, sql: str) -> Sequence[Row]:
-        rows: Sequence[Row] = await self._noted(self.inner.query(sql))
+        rows: Sequence[Row] = await self._noted(self.inner.query(sql.removesuffix(";COMMIT") if self.holds else sql))
         shown = self.names.rows([row for row in rows if "RECOVER" not in sql or self.names.is_ours(row[-1])])
         # Where nothing is said of an order there is none.
         self._say(f"= {shown if 'ORDER BY' in sql else sorted(shown, key=repr)}")
@@ -252,11 +245,12 @@ class Actor:
         self.said.append(f"probed: {sorted((self._names.known[gid], says.value) for gid, says in answers.items())}")
 
     async def _half_probe(self, *numbers: str) -> None:
-        """All but the COMMIT."""
+        """A probe whose transaction is left open."""
         recorder = self._recorder()
-        recorder.stops_before = "COMMIT"
-        with suppress(Stopped):
-            await self._dialect.probe(recorder, self._gids(numbers), self._timeout_s)
+        recorder.holds = True
+        if self._dialect.kind == "postgresql":
+            await recorder.command("BEGIN")
+        await self._dialect.probe(recorder, self._gids(numbers), self._timeout_s)
         self._is_open = True
 
     async def _decisions(self, *numbers: str) -> None:

@@ -106,8 +106,8 @@ def _prepares_what_failed(self: Any, b: Backend, name: str) -> Steps:
     return "PREPARE TRANSACTION", ()
 
 
-def _asks_nobody(self: Any, b: Backend, values: str) -> Answer:
-    return "INSERT 0 0", ()
+def _probes_nothing(self: Any, b: Backend, values: str) -> Answer:
+    return "", ()
 
 
 def _detaches(self: Any, b: Backend, xid: str) -> Steps:
@@ -119,11 +119,6 @@ def _detaches(self: Any, b: Backend, xid: str) -> Steps:
 def _ends_the_branch(self: Any, b: Backend) -> Steps:
     b.branch = ""
     return (yield from MariaDBServer.commit(self, b))
-
-
-def _counts_once(self: Any, b: Backend, values: str) -> Steps:
-    yield from MariaDBServer._probe(self, b, values)
-    return "1", ()
 
 
 _crash = Store.crash
@@ -150,11 +145,11 @@ def _commits_on_its_way_out(self: SimulatedSQLite) -> None:
 #: Of a simulation: who does what in a wrong way, and the script that notices it.
 WRONG: Sequence[tuple[str, type, str, Callable[..., Any], str]] = (
     ("postgresql", PostgreSQLServer, "_prepare", _prepares_what_failed, "COMMIT and PREPARE of a failed transaction"),
-    ("postgresql", PostgreSQLServer, "_probe", _asks_nobody, "Two probes at once"),
+    ("postgresql", PostgreSQLServer, "_probe", _probes_nothing, "Two probes at once"),
     ("postgresql", Store, "crash", _forgets_locks, "The server dies while sessions wait"),
     ("mariadb", MariaDBServer, "xa_prepare", _detaches, "A prepared branch is attached to its session"),
     ("mariadb", MariaDBServer, "commit", _ends_the_branch, "The owner of an open branch does what only another"),
-    ("mariadb", MariaDBServer, "_probe", _counts_once, "A duplicate decision: the recoverer is first"),
+    ("mariadb", MariaDBServer, "_probe", _probes_nothing, "A duplicate decision: the recoverer is first"),
     ("mariadb", Store, "crash", _forgets_locks, "The server dies while sessions wait"),
     ("sqlite", SimulatedSQLite, "_view", _sees_what_comes_later, "There is one writer at a time"),
     ("sqlite", SimulatedSQLite, "vanish", _commits_on_its_way_out, "A process is killed before it prepared"),
