@@ -29,7 +29,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """Steps that are done one after another, each once the one before it has ended or waits for a lock."""
+    """Steps that are done one after another, each once the one before it has ended or waits for a lock.
+
+    At most one waits for a row that is going to be changed: who of several is first is an accident, on PostgreSQL at least.
+    """
 
     title: str
     steps: tuple[Step, ...]

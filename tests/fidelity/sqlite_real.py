@@ -188,7 +188,7 @@ class RealSQLiteSide(SQLiteSide):
             }
         record = Journal(self._path).read()
         is_prepared = record is not None and (record.branch.gid, record.branch.branch) not in tables["branch"]
-        return self.table_lines(tables, [record.branch.gid] if record is not None and is_prepared else [])
+        return self.table_lines(tables, [record.branch.text()] if record is not None and is_prepared else [])
 
     def close(self) -> None:
         for process in self.processes:

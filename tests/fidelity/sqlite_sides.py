@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.fidelity.play import Side
 LOOKS = 4
 
 
-class Process:
+class Process(ABC):
     """A process from outside. ``looks`` counts how often it looked for a lock since it was set to 0."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class SQLiteSide(Side):
         """The rows of each table and what is prepared, as a transcript shows them."""
         return [
             *[f"{table} {row}" for table in sorted(tables) for row in self.names.rows(sorted(tables[table]))],
-            *[f"prepared {name}" for name in prepared],
+            *[f"prepared {self.names.plain(name)}" for name in prepared],
         ]
 
 
