@@ -1,8 +1,8 @@
 """Scripts as data: who does what, one step a line. What comes of it is not written here: a transcript says it.
 
 ``a: begin 1`` lets session ``a`` open the branch 1; a line without a name (``restart``, ``end a``) is done by an operator.
-Numbers stand for transactions. What the verbs mean is in ``actor``, for SQLite in ``sqlite_work``; a line that begins with ``#`` is
-a title: a new script begins there.
+Numbers stand for transactions. What the verbs mean is in ``actor``, for SQLite in ``sqlite_work``; a line that begins with
+``#`` is a title: a new script begins there.
 """
 
 from __future__ import annotations
