@@ -49,6 +49,12 @@ PARTS = (
         deep=(*NODOUBT, "sim", "--first", "0", "--minutes", "25", "--require-all"),
     ),
     Part(
+        name="every call fails",
+        shows="scripted transactions survive the failure of each single call and await, and of random pairs",
+        command=(*NODOUBT, "sim", "--every-call"),
+        deep=(*NODOUBT, "sim", "--every-call", "--branches", "3", "--pairs", "20000"),
+    ),
+    Part(
         name="simulator",
         shows="one seed is one run, byte for byte; its own mutants are found",
         command=(*TESTS, "tests/sim"),

@@ -7,20 +7,30 @@ random pairs, whose second failure strikes what the first one brought about.
 from __future__ import annotations
 
 import gc
-import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from random import Random
+from typing import get_args
 
-from nodoubt.sim.fuse import CALLER, CRASHES, ERRORS, POWER, Site, Strike
+from nodoubt.errors import ConfigError
+from nodoubt.sim.fuse import CALLER, CRASHES, ERRORS, POWER, REFUSED, Site, Strike
 from nodoubt.sim.mutants import switched_on
-from nodoubt.sim.scripts import Script, play, scripts
+from nodoubt.sim.scripts import Result, Script, play, scripts
 
+#: How what is at each site fails.
+MODES: dict[Site, tuple[str, ...]] = {
+    "call": (*ERRORS, *CRASHES, *POWER),
+    "packet": (REFUSED,),
+    "await": (*CALLER, *CRASHES),
+}
 #: The second of a pair strikes within so many calls or awaits of the first.
 PAIR_REACH = 40
+#: Pairs that one process runs before it reports.
+PAIRS_AT_ONCE = 250
 #: No script comes near it; a loop that does will never end.
 NUMBER_MAX = 5000
 
@@ -67,22 +77,22 @@ def story(script: Script, strikes: Sequence[Strike]) -> str:
 
 def modes(script: Script) -> Iterator[tuple[Site, str]]:
     """How each call and each await can fail."""
-    for mode in (*ERRORS, *CRASHES, *(POWER if "sqlite" in script.kinds else ())):
-        yield "call", mode
-    for mode in (*CALLER, *CRASHES):
-        yield "await", mode
+    for site, known in MODES.items():
+        for mode in known:
+            # Without a file on its disk a machine that loses power is a process that dies.
+            if mode not in POWER or "sqlite" in script.kinds:
+                yield site, mode
 
 
 def singles(script: Script, mutant: str = "") -> Tally:
     """Each call and each await of a script fails once, in every mode."""
     tally = Tally(scripts=1)
-    with switched_on(mutant):
+    with _mistaken(mutant):
         for site, mode in modes(script):
             for number in range(1, NUMBER_MAX):
                 if not tally.add(script, [Strike(site, number, mode)]):
                     break
                 tally.deepest[site] = max(tally.deepest[site], number)
-    gc.collect()
     return tally
 
 
@@ -90,12 +100,65 @@ def pairs(seed: int, count: int, mutant: str = "") -> Tally:
     """Two failures each, at random, in random scripts."""
     random, tally = Random(f"{seed}/pairs"), Tally()
     known = [script for branches in (1, 2, 3) for script in scripts(branches)]
-    with switched_on(mutant):
+    with _mistaken(mutant):
         while tally.runs < count:
             script = random.choice(known)
             choices = list(modes(script))
-            strikes = [
-                Strike(site, random.randint(1, PAIR_REACH), mode) for site, mode in random.choices(choices, k=2)
-            ]
+            strikes = [Strike(site, random.randint(1, PAIR_REACH), mode) for site, mode in random.choices(choices, k=2)]
             tally.add(script, strikes)
     return tally
+
+
+@contextmanager
+def _mistaken(mutant: str) -> Iterator[None]:
+    """With a mutant; the worlds that were buried are full of cycles, and collecting them all at once is cheaper."""
+    gc.disable()
+    try:
+        with switched_on(mutant):
+            yield
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def explore(
+    *, branches: int, pairs_count: int, seed: int, jobs: int, mutant: str, progress: Callable[[Tally], None]
+) -> Tally:
+    """All scripts of up to so many branches, each call failing once, and so many pairs, in several processes."""
+    tally = Tally()
+    # The long ones first, so that no process is left alone with one in the end.
+    known = [script for count in range(branches, 0, -1) for script in scripts(count)]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        running = [pool.submit(singles, script, mutant) for script in known]
+        for first in range(0, pairs_count, PAIRS_AT_ONCE):
+            running.append(pool.submit(pairs, seed + first, min(PAIRS_AT_ONCE, pairs_count - first), mutant))
+        for future in as_completed(running):
+            tally.merge(future.result())
+            progress(tally)
+    return tally
+
+
+def replay(text: str, mutant: str = "") -> Result:
+    """Run what a story says, traced. Raises ConfigError."""
+    try:
+        first, *rest = text.split("; ")
+        end, kinds = first.rsplit(" ", 1)
+        script = Script(tuple(kinds.split("+")), end)
+        strikes = [_strike(each) for each in rest]
+        if script not in scripts(len(script.kinds)):
+            raise ValueError(first)
+    except ValueError as error:
+        raise ConfigError(
+            f"no such run: {text!r} ({error})", hint='write it as "commit postgresql+sqlite; call 12: error before"'
+        ) from error
+    with switched_on(mutant):
+        return play(script, strikes, traced=True)
+
+
+def _strike(text: str) -> Strike:
+    place, mode = text.split(": ")
+    site, number = place.split(" ")
+    for known in get_args(Site):
+        if site == known and mode in MODES[known]:
+            return Strike(known, int(number), mode)
+    raise ValueError(text)

@@ -7,7 +7,6 @@ fails by cancellation or by the deadline of the caller instead.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -20,19 +19,27 @@ from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.sim.driver import SimulatedDriver, SimulatedSession
 from nodoubt.sim.loop import ProcessLoop
 from nodoubt.sim.machine import Died, Machine, SimulatedFiles
+from nodoubt.sim.postgresql import PostgreSQLServer
 from nodoubt.sim.seam import swapped
+from nodoubt.sim.server import Backend, Packet, Server, Steps
 from nodoubt.sim.sqlite import SimulatedSQLite
+from nodoubt.sim.store import SqlError
 
-Site = Literal["call", "await"]
+#: A *packet* is a call that a server can refuse.
+Site = Literal["call", "packet", "await"]
 
 #: What the driver or the disk reports, or how the process ends; before the call has an effect, or after it.
 ERRORS = ("error before", "error after")
 CRASHES = ("crash before", "crash after")
 #: The whole machine ends, and its disk forgets what was not forced.
 POWER = ("power lost before", "power lost after")
+#: The server answers with an error, before anything of the packet was done.
+REFUSED = "refused"
 #: What can happen to who waits: his caller gives up, or has waited for too long.
 CALLER = ("cancelled", "timed out")
 
+#: What a server says that refuses, by its kind.
+OUT_OF_MEMORY = {"postgresql": ("53200", "out of memory"), "mariadb": ("1041", "Out of memory")}
 #: The calls of files that can fail.
 FILES = ("create", "write", "fsync", "close", "rename", "unlink", "fsync_folder", "status", "read")
 
@@ -64,6 +71,8 @@ class Fuse:
 
     def __init__(self, victim: Victim, strikes: Sequence[Strike]) -> None:
         self.armed = False
+        #: A call is under way that is to fail when it has had its effect.
+        self.smoulders = False
         #: What was struck, for people.
         self.struck: list[str] = []
         self._victim = victim
@@ -85,6 +94,7 @@ class Fuse:
 
     def kill(self, loop: ProcessLoop, mode: str) -> None:
         """The process is gone."""
+        self.smoulders = False
         self._victim.kill(loop, with_machine=mode in POWER)
 
     def strike_caller(self, loop: ProcessLoop, mode: str) -> None:
@@ -99,10 +109,13 @@ class Fuse:
         if not mode:
             return await call()
         if mode.endswith("after"):
+            self.smoulders = True
             try:
                 await call()
             except (ConnectionLost, StatementFailed, NodeUnavailable):
                 """Nobody learns of it."""
+            finally:
+                self.smoulders = False
         if mode not in ERRORS:
             self.kill(loop, mode)
             await loop.create_future()
@@ -142,6 +155,9 @@ Swaps = Iterator[tuple[type[Any], str, Callable[..., Any]]]
 
 def _servers(fuse: Fuse) -> Swaps:
     connect, call, close = SimulatedDriver.connect, SimulatedSession.call, SimulatedSession.close
+    carry_out = Server.carry_out
+    #: Server, session and number of a packet.
+    refused: set[tuple[str, int, int]] = set()
 
     async def counted_connect(self: SimulatedDriver, settings: Any) -> Any:
         made: list[SimulatedSession] = []
@@ -162,12 +178,23 @@ def _servers(fuse: Fuse) -> Swaps:
             self.abandon()
             raise ConnectionLost("the connection broke")
 
+        if fuse.meets("packet", self.loop, text):
+            backend = self._line.backend
+            refused.add((backend.server.name, backend.number, self._number + 1))
         return await fuse.around(self.loop, text, lambda: call(self, text, values, by_user=by_user), fail)
 
     async def counted_close(self: SimulatedSession) -> None:
         # As the drivers do: a goodbye that fails is nobody's trouble.
         await fuse.around(self.loop, "close", lambda: close(self), self.abandon)
 
+    def counted_carry_out(self: Server, backend: Backend, packet: Packet) -> Steps:
+        if (self.name, backend.number, packet.number) in refused:
+            if isinstance(self, PostgreSQLServer) and not backend.failed:
+                self._abort(backend)
+            raise SqlError(*OUT_OF_MEMORY[self.kind])
+        return (yield from carry_out(self, backend, packet))
+
+    yield Server, "carry_out", counted_carry_out
     yield SimulatedDriver, "connect", counted_connect
     yield SimulatedSession, "call", counted_call
     yield SimulatedSession, "close", counted_close
@@ -221,7 +248,7 @@ class _Commit:
 
     def __init__(self, fuse: Fuse) -> None:
         self._fuse = fuse
-        self._steps = iter(())
+        self._steps: Iterator[str] = iter(())
         self._dies = ""
 
     @contextmanager
@@ -280,7 +307,7 @@ class _Watched(Coroutine[Any, Any, Any]):
 
     def _step(self, step: Callable[[], Any]) -> Any:
         loop, fuse = self._loop, self._fuse
-        if self._dies and fuse.armed:
+        if self._dies:
             fuse.kill(loop, self._dies)
             return next(iter(loop.create_future()))
         awaited = step()
@@ -288,7 +315,7 @@ class _Watched(Coroutine[Any, Any, Any]):
         if mode in CALLER:
             fuse.strike_caller(loop, mode)
         elif mode.endswith("after"):
-            self._dies = mode
+            self._dies, fuse.smoulders = mode, True
         elif mode:
             fuse.kill(loop, mode)
         return awaited

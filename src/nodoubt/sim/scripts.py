@@ -28,8 +28,9 @@ from nodoubt.sim.server import Backend
 from nodoubt.sim.workload import ACCOUNTS, LISTS, OVERDRAFT, TEXTS, Attempt, Client, Regret
 
 KINDS = ("postgresql", "mariadb", "sqlite")
-#: How a transaction ends that nothing happens to; ``refuse``: its last branch votes no.
-ENDS = {"commit": "committed", "raise": "aborted", "refuse": "aborted"}
+#: How a transaction ends that nothing happens to. ``refuse``: its last branch votes no; ``open``: what opens the manager is
+#: counted, too.
+ENDS = {"commit": "committed", "raise": "aborted", "refuse": "aborted", "open": "committed"}
 #: Where the owner of a transaction dies that others settle: the last message of its last moment, for so many participants.
 DEATHS: dict[str, Callable[[int], tuple[type[m.Order | m.Fact], int]]] = {
     "some promised": lambda others: (m.Prepared, 1),
@@ -77,7 +78,7 @@ def scripts(branches: int) -> Iterator[Script]:
     for home in KINDS:
         for others in itertools.combinations_with_replacement(KINDS, branches - 1):
             for end in (*ENDS, *(DEATHS if branches > 1 else ())):
-                if end != "some promised" or branches > 2:
+                if branches > 2 if end == "some promised" else branches < 3 or end != "open":
                     yield Script((home, *others), end)
 
 
@@ -141,7 +142,12 @@ class _World(Simulation):
             session_limit_s=10.0,
         )
         settings = Settings(
-            timeout_s=10.0, settle_every_s=2.0, grace_s=0.0, forget_every_s=0.5, retention_s=RETENTION_S, watch=self._watch
+            timeout_s=10.0,
+            settle_every_s=2.0,
+            grace_s=0.0,
+            forget_every_s=0.5,
+            retention_s=RETENTION_S,
+            watch=self._watch,
         )
         return Config(domain=DOMAIN, nodes=dict.fromkeys(self.plan.nodes, node), settings=settings)
 
@@ -157,6 +163,8 @@ class _World(Simulation):
                 self.kill(owner.loop, with_machine=False)
 
     async def _live(self, process: Process) -> None:
+        if self.script.end == "open":
+            self.fuse.armed = not self.attempts
         await opened(process)
         if not self.attempts:
             step = self._transact(process)
@@ -229,7 +237,8 @@ class _World(Simulation):
             self._caller.cancel()
 
     def time_out(self) -> None:
-        for work in list(self.processes[COUNTED].manager.engine.live.values()):
+        process = self.processes[COUNTED]
+        for work in list(process.manager.engine.live.values()) if process.is_open else ():
             work._expire()
 
     # Phases
@@ -258,7 +267,7 @@ class _World(Simulation):
         return False
 
     def is_quiet(self) -> bool:
-        return COUNTED in self.processes and super().is_quiet()
+        return COUNTED in self.processes and not self.fuse.smoulders and super().is_quiet()
 
     def _judge_told(self, attempt: Attempt) -> None:
         told, answered, say = attempt.told, attempt.answered, self.observer.violation
@@ -299,7 +308,9 @@ class _World(Simulation):
 
     def _half_open(self) -> list[Backend]:
         """The sessions of machines that lost power, of which no server was told."""
-        return [backend for server in self.servers for backend in server.backends.values() if backend.line.client.loop.dead]
+        return [
+            backend for server in self.servers for backend in server.backends.values() if backend.line.client.loop.dead
+        ]
 
     def _do(self, process: Process, step: Coroutine[Any, Any, object]) -> None:
         task = process.loop.create_task(step)
@@ -317,12 +328,18 @@ class _World(Simulation):
             self.schedule.run(self.schedule.now + LOOK_S, STEPS_MAX)
 
     async def _use(self, process: Process) -> None:
-        """Transactions take all sessions of every pool at once."""
+        """Transactions hold all sessions of every pool at once."""
+        all_hold = asyncio.Barrier(POOL)
 
         async def one(place: int) -> None:
             async with process.manager.transaction() as tx:
                 attempt = Attempt(f"after.{place}", tx.gid)
                 self.attempts.append(attempt)
+                for name, kind in self.plan.nodes.items():
+                    # Of a file there is one writer at a time.
+                    if kind != "sqlite":
+                        await tx.on(name)
+                await all_hold.wait()
                 await self._work(tx, attempt, place)
             attempt.told = tx.outcome.state
 
@@ -330,7 +347,7 @@ class _World(Simulation):
 
     async def _purge(self, process: Process) -> None:
         while not process.is_open:
-            await asyncio.sleep(ARRIVES_S)
+            await process.world.sleep(ARRIVES_S)
         await process.manager.engine.purge()
         await process.manager.__aexit__()
 
