@@ -68,6 +68,8 @@ PARTS = (
         name="crash matrix",
         shows="real processes and servers killed, stopped and cut off at every crash point",
         command=(*TESTS, "tests/crash"),
+        # Every call fails once, for more scripts.
+        deep=("env", "NODOUBT_DEEP=1", *TESTS, "tests/crash"),
     ),
     Part(
         name="torture",
