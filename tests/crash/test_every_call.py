@@ -35,12 +35,14 @@ DEEP = bool(os.environ.get("NODOUBT_DEEP"))
 #: How a transaction ends when nothing fails.
 ENDS = {"commit": "committed", "refuse": "aborted", "raise": "aborted"}
 #: Nodes in the order of enlistment, home first, and the end.
-CASES = [(names, "commit") for names in zip(KINDS, KINDS[1:] + KINDS[:1], strict=True)]
+CASES: list[tuple[tuple[str, ...], str]] = [
+    (names, "commit") for names in zip(KINDS, KINDS[1:] + KINDS[:1], strict=True)
+]
 if DEEP:
     CASES = [*itertools.product(itertools.permutations(KINDS, 2), ENDS)]
     CASES += [(names, "commit") for names in itertools.permutations(KINDS, 3)]
 #: At least so many calls are made for each branch, or the injection is broken.
-CALLS_MIN = 6
+CALLS_MIN = 5
 #: No transaction here makes so many.
 CALLS_MAX = 60
 #: Ids of rows, apart from those of the other tests here.
@@ -204,10 +206,14 @@ def test_by_crashes(names: tuple[str, ...], end: str, mode: str, nodes: dict[str
     assert number > CALLS_MIN * len(names)
 
 
-@pytest.mark.parametrize("mistake", ["lost-is-abort", "missing-is-done"])
-def test_mistakes_are_caught(mistake: str, nodes: dict[str, str]) -> None:
+@pytest.mark.parametrize(("mistake", "mode"), [("lost-is-abort", "error after"), ("lost-is-commit", "error before")])
+def test_mistakes_are_caught(mistake: str, mode: str, nodes: dict[str, str]) -> None:
     chosen = {name: nodes[name] for name in ("postgresql", "mariadb")}
+
+    async def every_call() -> None:
+        for number in range(1, CALLS_MAX):
+            await failing(chosen, "commit", number, mode)
+
     with switched_on(mistake), pytest.raises(AssertionError):
-        for number, mode in itertools.product(range(1, CALLS_MAX), ERRORS):
-            asyncio.run(failing(chosen, "commit", number, mode))
+        asyncio.run(every_call())
     asyncio.run(finish(chosen))
