@@ -16,11 +16,12 @@ help: ## list the targets
 
 venv: .venv/.dev ## create .venv with all that developing needs
 
-servers: ## install PostgreSQL and MariaDB where they are missing (Debian, as root)
+servers: ## install PostgreSQL, MariaDB and strace, which makes disks fail, where they are missing (Debian, as root)
 	@missing=(); \
 	PATH="$(SERVER_PATH)"; \
 	command -v postgres >/dev/null || missing+=(postgresql); \
 	{ command -v mariadbd && command -v mariadb-install-db; } >/dev/null || missing+=(mariadb-server); \
+	command -v strace >/dev/null || missing+=(strace); \
 	[ $${#missing[@]} -eq 0 ] || { $(call apt_install,$${missing[*]}); }
 
 java: ## install a Java runtime where it is missing (Debian, as root): TLC needs one
@@ -57,9 +58,10 @@ bench: servers .venv/.bench ## measure against the peers, on real servers of its
 torture: servers venv ## strike real servers of its own with every fault, and judge; ARGS="--minutes 10 --report torture.html"
 	@$(BIN)/nodoubt torture $(ARGS)
 
-docs: venv ## make the pages again that come from tables: protocol, mutants
+docs: venv ## make the pages again that come from tables: protocol, mutants, crash matrix
 	@$(BIN)/python -m tests.protocol.diagram
 	@$(BIN)/python -m tests.prove.page
+	@$(BIN)/python -m tests.crash.page
 
 clean: ## remove .venv, caches and builds
 	@rm -rf .venv build dist .cache .mypy_cache .pytest_cache .ruff_cache

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,10 @@ from tests.crash.harness import DOMAIN, Victim, install
 _IDS = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
-def nodes(
-    postgresql: PostgreSQLServer, mariadb: MariaDBServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
-    """One node of each kind: name -> URL."""
+@contextmanager
+def fresh_nodes(postgresql: PostgreSQLServer, mariadb: MariaDBServer, folder: Path) -> Iterator[dict[str, str]]:
+    """One node of each kind, with nothing in it yet."""
     database = f"crash_{secrets.token_hex(4)}"
-    folder: Path = tmp_path_factory.mktemp("crash")
     urls = {
         "postgresql": postgresql.create_database(database),
         "mariadb": mariadb.create_database(database),
@@ -31,6 +29,22 @@ def nodes(
     asyncio.run(install(urls))
     yield urls
     postgresql.drop_database(database)
+
+
+@pytest.fixture(scope="module")
+def nodes(
+    postgresql: PostgreSQLServer, mariadb: MariaDBServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """One node of each kind: name -> URL."""
+    with fresh_nodes(postgresql, mariadb, tmp_path_factory.mktemp("crash")) as urls:
+        yield urls
+
+
+@pytest.fixture
+def own_nodes(postgresql: PostgreSQLServer, mariadb: MariaDBServer, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The same for one case alone: what it leaves can never be settled."""
+    with fresh_nodes(postgresql, mariadb, tmp_path) as urls:
+        yield urls
 
 
 @pytest.fixture

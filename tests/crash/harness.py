@@ -23,6 +23,7 @@ from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.registry import make_node
 from nodoubt.protocol.ids import parse_text, parse_xa
+from tests.crash.victim import purge_all
 
 DOMAIN = "crash"
 #: Rounds of settling before a branch that is still in doubt counts as stuck. Each round waits for servers, not for time.
@@ -63,14 +64,15 @@ def prepared(url: str) -> list[str]:
             for row in query(url, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
         ]
     elif kind == "mariadb":
-        ids = [parse_xa(data[:size].decode(), data[size:].decode()) for _, size, _, data in _recovered(url)]
+        ids = [parse_xa(data[:size].decode(), data[size:].decode()) for _, size, _, data in recovered(url)]
     else:
         journal = Path(f"{urlsplit(url).path[1:]}-nodoubt")
         return [journal.name] if journal.exists() else []
     return [branch.gid for branch in ids if branch is not None and branch.domain == DOMAIN]
 
 
-def _recovered(url: str) -> list[tuple[int, int, int, bytes]]:
+def recovered(url: str) -> list[tuple[int, int, int, bytes]]:
+    """What MariaDB lists: format, length of the first part of the id, length of the second, both parts."""
     rows = query(url, "XA RECOVER")
     return [(f, g, b, data if isinstance(data, bytes) else data.encode()) for f, g, b, data in rows]
 
@@ -157,6 +159,12 @@ def settle_restarted(nodes: Mapping[str, str]) -> None:
     assert victim.hear("settled")
     assert victim.end() == 0
     assert victim.said["waiting"] == 0
+
+
+async def purge(nodes: Mapping[str, str]) -> None:
+    """Delete all that is complete, however young: evidence too, where marking a decision complete was interrupted."""
+    async with AsyncTransactionManager.open(dict(nodes), domain=DOMAIN, settle=False) as tm:
+        await purge_all(tm)
 
 
 def check(nodes: Mapping[str, str], names: Sequence[str], identifier: int, gid: str, told: str | None) -> str:

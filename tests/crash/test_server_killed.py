@@ -8,27 +8,20 @@ import pytest
 
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer
 from tests.crash.harness import Victim, check, settle
-from tests.crash.points import Case, cases
-
-STANDING = [
-    case
-    for case in cases()
-    if case.end == "commit" and case.c not in ("C1", "C2") and set(case.names[:2]) == {"postgresql", "mariadb"}
-]
+from tests.crash.matrix import SERVER_KILLED
+from tests.crash.points import Case
 
 
-@pytest.mark.parametrize("killed", ["postgresql", "mariadb"])
-@pytest.mark.parametrize("case", STANDING, ids=str)
+@pytest.mark.parametrize("case", SERVER_KILLED.cases, ids=str)
 async def test_server_killed(
     case: Case,
-    killed: str,
     nodes: dict[str, str],
     postgresql: PostgreSQLServer,
     mariadb: MariaDBServer,
     start: Callable[..., Victim],
     work_id: int,
 ) -> None:
-    server = postgresql if killed == "postgresql" else mariadb
+    server = postgresql if case.variant.startswith("postgresql") else mariadb
     victim = start(nodes=nodes, nodes_in_order=case.names, id=work_id, end=case.end, point=case.point, action="pause")
     assert victim.hear("struck"), f"{case.point} was never reached: {victim.said}"
     server.kill()

@@ -10,12 +10,11 @@ import pytest
 
 from nodoubt import AsyncTransactionManager
 from tests.crash.harness import DOMAIN, Victim, check, settle
-from tests.crash.points import Case, cases
+from tests.crash.matrix import ZOMBIE
+from tests.crash.points import Case
 
-ZOMBIES = [case for case in cases() if case.end == "commit" and "C3" <= case.c <= "C9" and len(case.c) == 2]
 
-
-@pytest.mark.parametrize("case", ZOMBIES, ids=str)
+@pytest.mark.parametrize("case", ZOMBIE.cases, ids=str)
 async def test_stopped_settled_and_woken(
     case: Case, nodes: dict[str, str], start: Callable[..., Victim], work_id: int
 ) -> None:

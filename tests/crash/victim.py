@@ -15,9 +15,12 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from nodoubt import AsyncTransactionManager, NodoubtError
+from nodoubt import AsyncTransactionManager, NodoubtError, Outcome
+from nodoubt.engine.asynchronous import AsyncTransaction
 from nodoubt.nodes.aiomysql_driver import AiomysqlSession
 from nodoubt.nodes.asyncpg_driver import AsyncpgSession
 
@@ -50,6 +53,9 @@ class Fuse:
     def watch(self, moment: str, gid: str, message: object) -> None:
         self.moment(f"{moment} {type(message).__name__}")
 
+    async def reach(self, name: str) -> None:
+        self.moment(name)
+
     def moment(self, name: str) -> None:
         self.seen[name] += 1
         if f"{name} {self.seen[name]}" == self.point:
@@ -57,6 +63,21 @@ class Fuse:
         # An order that is about to be carried out may be the one whose answer must not be read.
         if name.startswith("order ") and f"sent {name.removeprefix('order ')} {self.seen[name]}" == self.point:
             self.armed = True
+
+    def listen(self, nodes: Mapping[str, Any]) -> None:
+        """Each call of recovery has a moment before it and one after it."""
+        for node in nodes.values():
+            for name in ("prepared", "probe", "finish", "complete", "drop_evidence", "purge"):
+                setattr(node, name, self._around(name, getattr(node, name)))
+
+    def _around(self, name: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def step(*arguments: Any, **options: Any) -> Any:
+            self.moment(f"before {name}")
+            result = await call(*arguments, **options)
+            self.moment(f"after {name}")
+            return result
+
+        return step
 
     def cut_replies(self, session: type[Any]) -> None:
         """Make the driver strike when the packet of an armed order has left."""
@@ -77,23 +98,39 @@ class Fuse:
         session.command = send_only
 
 
-async def work(tm: AsyncTransactionManager, spec: dict[str, Any], fuse: Fuse) -> None:
-    insert = f"INSERT INTO work VALUES ({spec['id']})"
-    async with tm.transaction(home=spec["nodes_in_order"][0], timeout=30) as tx:
-        say(gid=tx.gid)
-        fuse.moment("begun")
-        for name in spec["nodes_in_order"]:
-            connection = await tx.on(name)
-            fuse.moment("opened")
-            await run(connection, insert)
-        fuse.moment("worked")
-        match spec["end"]:
-            case "raise":
-                raise LookupError("the block gives up")
-            case "refuse":
-                # A statement fails in the last branch and the block does not care: the vote must be no.
-                with contextlib.suppress(Exception):
-                    await run(connection, insert)
+async def attempt(
+    tm: AsyncTransactionManager,
+    names: Sequence[str],
+    end: str,
+    identifier: int,
+    *,
+    begun: Callable[[AsyncTransaction], object],
+    reach: Callable[[str], Awaitable[None]],
+    timeout_s: float = 30,
+) -> Outcome:
+    """Run one transaction that is to end in this way; returns what its caller is told."""
+    insert = f"INSERT INTO work VALUES ({identifier})"
+    try:
+        async with tm.transaction(home=names[0], timeout=timeout_s) as tx:
+            begun(tx)
+            await reach("begun")
+            for name in names:
+                connection = await tx.on(name)
+                await reach("opened")
+                await run(connection, insert)
+            await reach("worked")
+            match end:
+                case "raise":
+                    raise LookupError("the block gives up")
+                case "refuse":
+                    # A statement fails in the last branch and the block does not care: the vote must be no.
+                    with contextlib.suppress(Exception):
+                        await run(connection, insert)
+    except NodoubtError as error:
+        return error.outcome or Outcome(state="aborted")
+    except LookupError:
+        pass
+    return tx.outcome
 
 
 async def run(connection: Any, sql: str) -> None:
@@ -107,12 +144,20 @@ async def run(connection: Any, sql: str) -> None:
         await result
 
 
+async def purge_all(tm: AsyncTransactionManager) -> None:
+    """Delete all that is complete, however young."""
+    tm.engine.settings = replace(tm.engine.settings, retention_s=0)
+    await tm.engine.flush()
+    await tm.engine.purge()
+
+
 async def main(spec: dict[str, Any]) -> None:
     fuse = Fuse(spec.get("point", ""), spec.get("action", ""))
     fuse.cut_replies(AsyncpgSession)
     fuse.cut_replies(AiomysqlSession)
     tm = AsyncTransactionManager.open(spec["nodes"], domain=spec["domain"], settle=False, watch=fuse.watch)
     async with tm:
+        fuse.listen(tm.engine.nodes)
         if spec["end"] == "settle":
             for _ in range(spec["rounds"]):
                 report = await tm.settle(grace_s=0)
@@ -120,13 +165,17 @@ async def main(spec: dict[str, Any]) -> None:
                     break
             say(settled=report.settled, waiting=len(report.waiting))
             return
-        try:
-            await work(tm, spec, fuse)
-            say(told="committed")
-        except NodoubtError as error:
-            say(told=error.outcome.state if error.outcome else "aborted", error=str(error))
-        except LookupError:
-            say(told="aborted")
+        outcome = await attempt(
+            tm,
+            spec["nodes_in_order"],
+            spec["end"],
+            spec["id"],
+            begun=lambda tx: say(gid=tx.gid),
+            reach=fuse.reach,
+        )
+        say(told=outcome.state, strays=outcome.strays)
+        if spec.get("purge"):
+            await purge_all(tm)
 
 
 if __name__ == "__main__":

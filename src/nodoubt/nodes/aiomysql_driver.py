@@ -68,18 +68,19 @@ class AiomysqlSession(Session):
         return str(self._raw.affected_rows())
 
     async def query(self, sql: str) -> Sequence[Row]:
-        await self._run(sql)
-        return [tuple(row) for row in self._raw._result.rows or ()]
+        return [tuple(row) for row in await self._run(sql)]
 
-    async def _run(self, sql: str) -> None:
-        """Send a text and read all of its answers: only the last one says that all before it succeeded."""
+    async def _run(self, sql: str) -> Sequence[Row]:
+        """Send a text and read all of its answers, as only the last says that all before it succeeded; the last rows."""
         raw = self._raw
         try:
             if raw._result is not None and raw._result.unbuffered_active:
                 await raw._result._finish_unbuffered_query()
             await raw.query(sql)
+            rows = raw._result.rows
             while raw._result.has_next:
                 await raw.next_result()
+                rows = raw._result.rows or rows
         except asyncio.CancelledError:
             # Its answer would be taken for that of the next command.
             self._cut()
@@ -89,6 +90,7 @@ class AiomysqlSession(Session):
             if isinstance(failure, ConnectionLost):
                 self._cut()
             raise failure from error
+        return rows or ()
 
     def bind(self, guard: Guard) -> AiomysqlConnection:
         return AiomysqlConnection(self._raw, guard)

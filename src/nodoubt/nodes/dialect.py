@@ -51,7 +51,7 @@ class Session(Protocol):
         """Send a text of one or more statements in one packet; return the tag of the last. No guard looks at it."""
 
     async def query(self, sql: str) -> Sequence[Row]:
-        """Send one statement and fetch its rows."""
+        """Send one statement and fetch its rows; on MariaDB and MySQL a text of several, and those of the last that has any."""
 
     def bind(self, guard: Guard) -> BranchConnection:
         """Open the connection to a user under a guard."""

@@ -223,22 +223,21 @@ class MariaDB:
 
     async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
         values = ",".join(f"({literal(gid)},'aborted','{{}}','')" for gid in sorted(gids))
-        await session.command(
+        # After the insert all rows are locked: those without a probe are its own, whoever else probes meanwhile. Each row
+        # was changed, so the commit forces the log, and with it every decision that was read. All in one packet: between
+        # two of them a line that goes dead would leave the keys locked, and the gids in doubt.
+        rows = await session.query(
             f"SET SESSION innodb_lock_wait_timeout = {math.ceil(lock_timeout_s)};{self._read_committed}START TRANSACTION;"
             f"INSERT INTO {self._schema}nodoubt_decision (gid, decision, participants, reason) VALUES {values}"
-            " ON DUPLICATE KEY UPDATE probes = probes + 1"
+            f" ON DUPLICATE KEY UPDATE probes = probes + 1;{self._select} WHERE gid IN ({literals(gids)});COMMIT"
         )
-        # All rows are locked by this transaction now: those without a probe are its own, whoever else probes meanwhile.
-        rows = await self._rows(session, f"WHERE gid IN ({literals(gids)})")
-        # Each row was changed, so this commit forces the log, and with it every decision that was read.
-        await session.command("COMMIT")
         return {
             row[0]: HomeSays.FRESH if row[1] == "aborted" and row[6] == 0 else decision_row(*row[:6]).says
             for row in rows
         }
 
     async def decisions(self, session: Session, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
-        rows = await self._rows(session, f"WHERE gid IN ({literals(gids)})")
+        rows = await session.query(f"{self._select} WHERE gid IN ({literals(gids)})")
         if rows:
             # What was seen may not be on disk yet; a committed write forces all that was logged before it.
             await session.command(
@@ -249,13 +248,14 @@ class MariaDB:
 
     async def unfinished(self, session: Session, limit: int) -> Sequence[DecisionRow]:
         # Not forced: whoever finishes them probes first.
-        rows = await self._rows(
-            session, f"WHERE complete = 0 AND decision <> 'aborted' ORDER BY gid LIMIT {int(limit)}"
+        rows = await session.query(
+            f"{self._select} WHERE complete = 0 AND decision <> 'aborted' ORDER BY gid LIMIT {int(limit)}"
         )
         return [decision_row(*row[:6]) for row in rows]
 
-    async def _rows(self, session: Session, where: str) -> Sequence[Row]:
-        return await session.query(f"SELECT {_COLUMNS} FROM {self._schema}nodoubt_decision {where}")
+    @property
+    def _select(self) -> str:
+        return f"SELECT {_COLUMNS} FROM {self._schema}nodoubt_decision"
 
     def complete(self, gids: Sequence[str]) -> str:
         # The count makes it a write, and so forced to disk, even where the row was complete already.

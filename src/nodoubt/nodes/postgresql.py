@@ -173,15 +173,15 @@ class PostgreSQL:
 
     async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
         values = ",".join(f"({literal(gid)},'aborted')" for gid in sorted(gids))
-        # ON CONFLICT DO NOTHING waits for a committer that holds the key, as a plain INSERT would.
         await session.command(
-            "BEGIN ISOLATION LEVEL READ COMMITTED;"
-            f"SET LOCAL lock_timeout = {int(lock_timeout_s * 1000)};SET LOCAL synchronous_commit = on"
+            f"SET lock_timeout = {int(lock_timeout_s * 1000)};SET synchronous_commit = on;"
+            "SET default_transaction_isolation = 'read committed'"
         )
+        # ON CONFLICT DO NOTHING waits for a committer that holds the key, as a plain INSERT would. A transaction by itself:
+        # between the packets of a longer one a line that goes dead would leave the key locked, and the gid in doubt.
         fresh = await session.query(
             f"INSERT INTO nodoubt.decision (gid, decision) VALUES {values} ON CONFLICT DO NOTHING RETURNING gid"
         )
-        await session.command("COMMIT")
         answers = {gid: HomeSays.FRESH for (gid,) in fresh}
         known = [gid for gid in gids if gid not in answers]
         if known:

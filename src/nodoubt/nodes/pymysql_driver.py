@@ -67,23 +67,25 @@ class PymysqlSession(Session):
         return str(self._raw.affected_rows())
 
     async def query(self, sql: str) -> Sequence[Row]:
-        self._run(sql)
-        return [tuple(row) for row in self._raw._result.rows or ()]
+        return [tuple(row) for row in self._run(sql)]
 
-    def _run(self, sql: str) -> None:
-        """Send a text and read all of its answers: only the last one says that all before it succeeded."""
+    def _run(self, sql: str) -> Sequence[Row]:
+        """Send a text and read all of its answers, as only the last says that all before it succeeded; the last rows."""
         raw = self._raw
         try:
             if raw._result is not None and raw._result.unbuffered_active:
                 raw._result._finish_unbuffered_query()
             raw.query(sql)
+            rows = raw._result.rows
             while raw._result.has_next:
                 raw.next_result()
+                rows = raw._result.rows or rows
         except Exception as error:
             failure = _understand(error)
             if isinstance(failure, ConnectionLost):
                 self.abandon()
             raise failure from error
+        return rows or ()
 
     def bind(self, guard: Guard) -> PymysqlConnection:
         return PymysqlConnection(self._raw, guard)

@@ -68,7 +68,6 @@ class PostgreSQLServer(Server):
 
     def _close(self, b: Backend) -> None:
         b.txn, b.failed = None, False
-        b.settings.pop("lock_timeout_s", None)
         b.settings.pop("implicit", None)
 
     def _implicit(self, b: Backend, tag: str) -> Steps:
@@ -177,6 +176,7 @@ class PostgreSQLServer(Server):
             if self.store.read(txn, DECISION, gid) is None:
                 txn.writes[DECISION, gid] = ("aborted", "{}", False, self.clock_s(), "")
                 fresh.append((gid,))
+        yield from self._implicit(b, "")
         return f"INSERT 0 {len(fresh)}", fresh
 
     def _decisions(self, b: Backend, gids: str) -> Answer:
@@ -307,7 +307,9 @@ class PostgreSQLServer(Server):
         (r"COMMIT PREPARED '(.*)'", partial(_finish, commit=True)),
         (r"ROLLBACK PREPARED '(.*)'", partial(_finish, commit=False)),
         (r"SET LOCAL synchronous_commit\s*=\s*on", _nothing),
-        (r"SET LOCAL lock_timeout = (\d+)", _lock_timeout),
+        (r"SET synchronous_commit = on", _nothing),
+        (r"SET default_transaction_isolation = 'read committed'", _nothing),
+        (r"SET lock_timeout = (\d+)", _lock_timeout),
         (r"SET idle_in_transaction_session_timeout = (\d+)", _idle_limit),
         (r"SELECT gid, extract\(.* FROM pg_prepared_xacts WHERE .*", _listed),
         (r"SELECT gid, decision, .* WHERE gid IN \((.*)\)", _decisions),

@@ -235,7 +235,8 @@ class Server:
                 self.refuse(call)
             # What a block sends is one statement, perhaps behind its BEGIN.
             found: Any = call(self, backend, *groups, *packet.values) if index == last else call(self, backend, *groups)
-            result = (yield from found) if isinstance(found, GeneratorType) else found
+            tag, rows = (yield from found) if isinstance(found, GeneratorType) else found
+            result = tag, rows or result[1]
         return result
 
     def _understand(self, text: str) -> Statements:

@@ -95,17 +95,29 @@ def failing_sync(server: Server) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix="nodoubt-strace-")
     os.close(handle)
     log = Path(name)
-    pids = [word for pid in server.pids for word in ("-p", str(pid))]
+    pids = server.pids
     tracing = ["-e", f"trace={_SYNCS}", "-e", f"inject={_SYNCS}:error=EIO"]
     tracer = subprocess.Popen(
-        ["strace", "-f", "-q", *tracing, "-o", name, *pids], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ["strace", "-f", "-q", *tracing, "-o", name, *(f"--attach={pid}" for pid in pids)],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
+        await_fact(lambda: tracer.poll() is not None or all(_tracer(pid) in (tracer.pid, None) for pid in pids))
         yield log
     finally:
         tracer.terminate()
         await_fact(lambda: tracer.poll() is not None)
         log.unlink()
+
+
+def _tracer(pid: int) -> int | None:
+    """Who traces a process: a process id, 0 for nobody, None where the process is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("TracerPid:"):
+                return int(line.split()[1])
+    return None
 
 
 def failed_syncs(log: Path) -> int:
