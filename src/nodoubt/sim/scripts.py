@@ -28,9 +28,10 @@ from nodoubt.sim.server import Backend
 from nodoubt.sim.workload import ACCOUNTS, LISTS, OVERDRAFT, TEXTS, Attempt, Client, Regret
 
 KINDS = ("postgresql", "mariadb", "sqlite")
-#: How a transaction ends that nothing happens to. ``refuse``: its last branch votes no; ``open``: what opens the manager is
-#: counted, too.
-ENDS = {"commit": "committed", "raise": "aborted", "refuse": "aborted", "open": "committed"}
+#: A program that opens a manager, commits and closes it at once; all of that is counted.
+WHOLE_LIFE = "open to close"
+#: How a transaction ends that nothing happens to. ``refuse``: its last branch votes no.
+ENDS = {"commit": "committed", "raise": "aborted", "refuse": "aborted", WHOLE_LIFE: "committed"}
 #: Where the owner of a transaction dies that others settle: the last message of its last moment, for so many participants.
 DEATHS: dict[str, Callable[[int], tuple[type[m.Order | m.Fact], int]]] = {
     "some promised": lambda others: (m.Prepared, 1),
@@ -41,6 +42,8 @@ DEATHS: dict[str, Callable[[int], tuple[type[m.Order | m.Fact], int]]] = {
 }
 #: The process that dies in scripts that are settled by another, and the one that calls are counted of.
 OWNER, COUNTED = "owner", "p0"
+#: What the transaction under test writes.
+SCRIPTED = "scripted"
 POOL = 2
 #: How often it is looked whether everything is settled, in virtual seconds.
 LOOK_S = 0.5
@@ -78,7 +81,8 @@ def scripts(branches: int) -> Iterator[Script]:
     for home in KINDS:
         for others in itertools.combinations_with_replacement(KINDS, branches - 1):
             for end in (*ENDS, *(DEATHS if branches > 1 else ())):
-                if branches > 2 if end == "some promised" else branches < 3 or end != "open":
+                is_another = branches > 2 if end == "some promised" else branches < 3 or end != WHOLE_LIFE
+                if is_another:
                     yield Script((home, *others), end)
 
 
@@ -159,34 +163,37 @@ class _World(Simulation):
             left = self._dies_at[1] - 1
             self._dies_at = (self._dies_at[0], left) if left else None
             if not left:
-                owner = self.processes[OWNER]
-                self.kill(owner.loop, with_machine=False)
+                self.kill(self.processes[OWNER].loop, with_machine=False)
 
     async def _live(self, process: Process) -> None:
-        if self.script.end == "open":
-            self.fuse.armed = not self.attempts
+        if self.script.end == WHOLE_LIFE:
+            self.fuse.armed = self._caller is None
         await opened(process)
-        if not self.attempts:
-            step = self._transact(process)
-        elif self.script.dies_at is not None and self._caller is None:
-            step = self._settle(process)
-        else:
-            process.idle = True
-            return
-        self.fuse.armed = process.name == COUNTED
-        self._caller = process.loop.create_task(step)
         if process.name == OWNER:
-            self._caller = None
-        else:
+            await self._transact(process)
+        elif self._caller is None:
+            self.fuse.armed = True
+            step = self._settle if self.script.dies_at is not None else self._transact
+            self._caller = process.loop.create_task(step(process))
             await asyncio.wait({self._caller})
+            if self.script.end == WHOLE_LIFE:
+                await self._leave(process)
         process.idle = True
+
+    async def _leave(self, process: Process) -> None:
+        """The program ends; it is started again, as others would be."""
+        try:
+            await process.manager.__aexit__()
+        except Exception as error:
+            self.observer.violation(f"closing the manager raised {error!r}")
+        self.kill(process.loop, with_machine=False)
 
     async def _settle(self, process: Process) -> None:
         await process.manager.settle(grace_s=0)
 
     async def _transact(self, process: Process) -> None:
         tx = process.manager.transaction()
-        attempt = Attempt("scripted", tx.gid)
+        attempt = Attempt(SCRIPTED, tx.gid)
         self.attempts.append(attempt)
         raised: BaseException | None = None
         try:
@@ -262,7 +269,7 @@ class _World(Simulation):
         # Looks more often than histories do: what is counted ends here.
         while self.schedule.now < SETTLED_S_MAX:
             self.schedule.run(self.schedule.now + LOOK_S, STEPS_MAX)
-            if self.is_quiet() and self.attempts and not self.processes[COUNTED].loop.dead:
+            if self.is_quiet() and self._caller is not None and not self.processes[COUNTED].loop.dead:
                 return True
         return False
 
@@ -364,6 +371,6 @@ class _World(Simulation):
         return Result(
             violations=tuple(self.observer.violations),
             struck=tuple(self.fuse.struck),
-            told=self.attempts[0].told if self.attempts else "",
+            told=next((attempt.told for attempt in self.attempts if attempt.tag == SCRIPTED), ""),
             lines=tuple(self.observer.lines or ()),
         )
