@@ -6,8 +6,8 @@
    and on nothing that they remember. tests/prove/test_twin.py holds that both reach the same states.
 
    Assumed: a session's packet is carried out at most once and not after its session has ended; sessions may end at any
-   moment; a tombstone is purged only when the session that could insert its key has ended, and a complete decision only when
-   its owner's caller knows the outcome. *)
+   moment; a tombstone is purged only when the session that could insert its key has ended; who asks for a decision that was
+   purged sees from a clock that it is late. *)
 
 CONSTANTS
     Participants,  \* the branches other than home's
@@ -87,11 +87,14 @@ Undecided == pc = "deciding" /\ home = "over" /\ pc' \in {"aborting", "probing"}
 
 Tombstone == row = "none" /\ Write("aborted") /\ UNCHANGED home
 
+\* The retention has passed since: the owner's clock says so, and it takes no tombstone for the truth.
+Late == decided = "committed"
+
 Probe ==
     /\ pc = "probing"
     /\ \/ row \in {"committed", "complete"} /\ pc' = "committing" /\ UNCHANGED Home
-       \/ row = "aborted" /\ pc' = "aborting" /\ UNCHANGED Home
-       \/ Tombstone /\ pc' \in {"aborting", "is unknown"}
+       \/ row = "aborted" /\ ~Late /\ pc' = "aborting" /\ UNCHANGED Home
+       \/ Tombstone /\ pc' \in {"is unknown"} \cup IF Late THEN {} ELSE {"aborting"}
        \/ pc' = "is unknown" /\ UNCHANGED Home
     /\ UNCHANGED <<part, vote>>
 
@@ -130,7 +133,7 @@ DropEvidence(p) ==
     /\ part' = [part EXCEPT ![p] = "cleared"] /\ UNCHANGED <<Home, pc, vote>>
 
 Purge ==
-    /\ \/ row = "complete" /\ pc \in Told \cup {"gone"}
+    /\ \/ row = "complete"
        \/ row = "aborted" /\ home = "over"
     /\ row' = "none" /\ UNCHANGED <<decided, home, part, pc, vote>>
 

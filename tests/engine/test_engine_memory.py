@@ -9,8 +9,8 @@ import pytest
 
 from nodoubt.errors import Aborted
 from nodoubt.nodes.dialect import NodeSettings
-from nodoubt.nodes.memory_database import Fate
-from nodoubt.nodes.memory_packets import BRANCH
+from nodoubt.nodes.memory_database import Call, Fate
+from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from tests.engine.stage import NAMES, Stage, Trouble, told
 
 ALL = set(NAMES)
@@ -135,6 +135,30 @@ async def test_rolled_back_by_the_caller() -> None:
     assert stage.decision(work.gid) is None
     assert stage.written() == GONE
     assert not stage.prepared()
+
+
+@pytest.mark.parametrize(("is_purged", "expected"), [(False, "committed"), (True, "OutcomeUnknown")])
+async def test_hours_asleep_behind_a_decision_that_was_not_answered(
+    is_purged: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have settled and perhaps purged it: home is only read, and that it has no row means nothing."""
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process()
+    work = await stage.write(engine)
+    now_ms, home = stage.world.unix_ms(), stage.databases["home"]
+
+    def faults(call: Call) -> Fate:
+        if call.name == "decide":
+            monkeypatch.setattr(stage.world, "unix_ms", lambda: now_ms + int(engine.settings.retention_s * 1000))
+            return Fate.UNHEARD
+        if is_purged:
+            home.tables[DECISION].pop(work.gid, None)
+        return Fate.FINE
+
+    home.faults = faults
+    assert await told(work) == expected
+    assert stage.decision(work.gid) == (None if is_purged else ("committed", False)), "no tombstone"
 
 
 async def test_a_tombstone_between_prepare_and_decide() -> None:

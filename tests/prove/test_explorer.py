@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from nodoubt.engine.performer import Performer
 from nodoubt.prove.databases import Fault
-from nodoubt.prove.explorer import Move, Scope, State, Step, World, explore
+from nodoubt.prove.explorer import Scope, State, Step, World, explore
 from nodoubt.prove.story import tell
 
 SMALL = (
@@ -77,14 +78,9 @@ def test_nobody_settles_where_there_is_no_settler() -> None:
     assert any("owner is killed" in line for line in tell(world, findings))
 
 
-class Sleepless(World):
-    """A world without the assumption that an owner asks for its answer within the retention."""
-
-    def _may(self, move: Move, state: State) -> bool:
-        return True
-
-
-def test_an_owner_must_not_sleep_for_longer_than_the_retention() -> None:
-    """The limit that operations must keep: whoever wakes up later finds no row, and takes it for a decision to abort."""
-    findings = explore(Sleepless(Scope(branches=2, settlers=1)))
+def test_an_owner_that_slept_for_longer_than_the_retention_takes_no_tombstone_for_the_truth(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Performer, "_is_late", False)
+    findings = explore(World(Scope(branches=2, settlers=1)))
     assert findings.wrong == "the caller was told aborted, and it is committed"

@@ -7,6 +7,7 @@ order before it is carried out and every fact before the machine does: crash har
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal, Protocol
 
@@ -53,13 +54,27 @@ class Adopted:
 class Performer:
     """Carries out the orders of one machine, step by step, until it gives no more."""
 
-    __slots__ = ("_home", "_live", "_machine", "_said", "_watch", "_world", "adopted", "answer", "closing")
+    __slots__ = (
+        *("_decided_ms", "_home", "_live", "_machine", "_retention_s", "_said", "_watch", "_world"),
+        *("adopted", "answer", "closing"),
+    )
 
-    def __init__(self, machine: Transaction, home: Node | None, world: World, watch: Watch | None) -> None:
+    def __init__(
+        self,
+        machine: Transaction,
+        home: Node | None,
+        world: World,
+        watch: Watch | None,
+        *,
+        retention_s: float = math.inf,
+    ) -> None:
         self._machine = machine
         self._home = home
         self._world = world
         self._watch = watch
+        self._retention_s = retention_s
+        #: When the decision was sent, by this machine's clock.
+        self._decided_ms = math.inf
         self._live: dict[int, Branch] = {}
         #: What the last probe found.
         self._said = HomeSays.ABORTED
@@ -122,6 +137,7 @@ class Performer:
         return m.Refused(branch=order.branch, reason=answer.reason)
 
     async def _decide(self, order: m.Decide) -> m.Fact:
+        self._decided_ms = self._world.unix_ms()
         answer = await self._live[order.branch].decide(self._machine.participants)
         if answer.said is Said.YES:
             return m.DecisionDurable()
@@ -138,12 +154,15 @@ class Performer:
         reason = "home is not known"
         for _ in range(PROBES_MAX if self._home else 0):
             try:
-                says = self._said = await probe_one(self._home, self._machine.gid)
+                says = self._said = await (self._read_home if self._is_late else self._probe_home)()
             except NodoubtError as error:
                 reason = error.message
                 break
             if says in (HomeSays.COMMITTED, HomeSays.COMPLETE):
                 return m.FoundCommitted()
+            if self._is_late:
+                reason = "too late to know: its decision may have been purged"
+                break
             if says in (HomeSays.ABORTED, HomeSays.FRESH):
                 return m.FoundAborted()
             reason = f"home says: {says}"
@@ -181,6 +200,19 @@ class Performer:
                 logger.error("%s: branch %s was committed by somebody else", self._machine.gid, branch)
                 return m.BranchStrayed(branch=branch)
         return m.BranchRolledBack(branch=branch)
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether a decision of ours may have been carried out by others and purged, as when a laptop slept for hours."""
+        return self._world.unix_ms() - self._decided_ms > self._retention_s * 1000 / 2
+
+    async def _probe_home(self) -> HomeSays:
+        return await probe_one(self._home, self._machine.gid)
+
+    async def _read_home(self) -> HomeSays:
+        """Without a tombstone, which would tell others that it was aborted."""
+        row = (await self._home.decisions([self._machine.gid])).get(self._machine.gid) if self._home else None
+        return row.says if row else HomeSays.SILENT
 
     async def _home_says(self) -> HomeSays:
         """Read the decision that is known to be committed; a row that was purged had been complete."""

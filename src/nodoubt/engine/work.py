@@ -45,7 +45,13 @@ class Work:
         self._timeout_s = timeout_s
         self._read_only: dict[str, bool] = {}
         self._branches: list[Branch] = []
-        self._performer = Performer(self.machine, engine.nodes.get(home or ""), engine.world, engine.watch)
+        self._performer = Performer(
+            self.machine,
+            engine.nodes.get(home or ""),
+            engine.world,
+            engine.watch,
+            retention_s=engine.settings.retention_s,
+        )
         self._doom: NodoubtError | None = None
         self._alarm: Alarm = engine.world.later(timeout_s, self._expire)
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from nodoubt.prove.wire import LOST
+from nodoubt.prove.wire import LATE, LOST
 
 
 class Home(StrEnum):
@@ -96,7 +96,9 @@ def _at_home(truth: Truth, node: int, verb: str) -> tuple[Truth, str]:
         case "undo" | "end session":
             return over, "yes"
         case "probe":
-            return (truth, row) if row else (truth.decide("aborted"), "fresh")
+            # Whoever made the first decision forgotten let the retention pass: all clocks show it.
+            late = f" {LATE}" if truth.decided == "committed" and row in ("", "aborted") else ""
+            return truth if row else truth.decide("aborted"), (row or "fresh") + late
         case "read":
             return truth, row or "no"
         case "unfinished":

@@ -133,14 +133,10 @@ class World:
                     yield Step("network", move, (move.truth, owner, move.lingers, *settlers))
 
     def _may(self, move: Move, state: State) -> bool:
-        """Assumed: between decision and answer nobody sleeps for longer than the retention; nor, if it is not said that
-        they may, do settlers in the middle of a round.
-        """
+        """Assumed, if it is not said that they may: no settler sleeps in the middle of a round for longer than the retention."""
         if move.verb != "purge" or self.truths[state[0]].row != "complete" or move.truth == state[0]:
             return True
-        owner = self.locals[state[1]]
-        awake = self.scope.sleepers or all(self.locals.program(settler) != "settle" for settler in state[3:] if settler)
-        return awake and (bool(owner.told) or owner.ended)
+        return self.scope.sleepers or all(self.locals.program(settler) != "settle" for settler in state[3:] if settler)
 
     def wrong(self, state: State) -> str:
         """The invariant that a state breaks, if it breaks one."""

@@ -139,15 +139,20 @@ class _NoAlarm:
 
 
 class SteppedWorld:
-    """The world of a stopped process: no time passes, alarms never ring. What a time-out does is a lost answer."""
+    """The world of a stopped process: alarms never ring, and no time passes but the retention of 0 s. What a time-out does is
+    a lost answer."""
 
     interrupts = True
+
+    def __init__(self) -> None:
+        #: Whether the retention has passed since the transaction began.
+        self.is_late = False
 
     def now(self) -> float:
         return 0.0
 
     def unix_ms(self) -> int:
-        return UNIX_MS
+        return UNIX_MS + self.is_late
 
     def random(self, count: int) -> bytes:
         return bytes(count)

@@ -15,10 +15,9 @@ from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.memory import MemoryDialect
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.texts import decision_row, participants_json
-from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.protocol.verdicts import HomeSays
-from nodoubt.prove.stepping import UNIX_MS, Ask, Call
+from nodoubt.prove.stepping import UNIX_MS, Ask, Call, SteppedWorld
 
 DOMAIN = "proof"
 #: By their place in a process's configuration. Home is always first; which branch is meant by the others is the explorer's.
@@ -28,6 +27,8 @@ GID = new_gid(UNIX_MS, bytes(10))
 
 #: Answers that every call may get instead of its own.
 LOST = "lost"
+#: Said behind an answer of home, when the retention has passed since it forgot its first decision.
+LATE = "late"
 #: Errors that a database answers with.
 ERRORS = frozenset({"refused", "duplicate", "missing", "busy"})
 
@@ -87,7 +88,8 @@ class SteppedDriver:
 class SteppedDialect(MemoryDialect):
     """See :class:`nodoubt.nodes.dialect.Dialect`. ``attached``: prepared branches belong to their sessions, as on MariaDB."""
 
-    def __init__(self, node: int, branches: int, *, attached: bool) -> None:
+    def __init__(self, node: int, branches: int, world: SteppedWorld, *, attached: bool) -> None:
+        self._world = world
         self.capabilities = Capabilities(home=node == 0, detached=not attached, concurrent=True)
         self._node = node
         self._participants = {number: NAMES[number] for number in range(1, branches)}
@@ -126,7 +128,8 @@ class SteppedDialect(MemoryDialect):
         return set(branches) if await session.query("applied") else set()
 
     async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
-        answer = await session.command("probe")
+        answer, _, late = (await session.command("probe")).partition(" ")
+        self._world.is_late |= late == LATE
         rows = self._rows(answer)
         return {gid: rows[gid].says if gid in rows else HomeSays.FRESH for gid in gids}
 
@@ -156,14 +159,14 @@ class SteppedDialect(MemoryDialect):
         return len(await session.query("purge"))
 
 
-def nodes(branches: int, world: World, *, attached: bool) -> list[Any]:
+def nodes(branches: int, world: SteppedWorld, *, attached: bool) -> list[Any]:
     """The nodes of one process."""
     settings = NodeSettings(url="")
     return [
         SqlNode(
             NAMES[number],
             DOMAIN,
-            dialect=SteppedDialect(number, branches, attached=attached),
+            dialect=SteppedDialect(number, branches, world, attached=attached),
             driver=SteppedDriver(number),
             world=world,
             settings=settings,
