@@ -23,6 +23,7 @@ from nodoubt.sim.postgresql import PostgreSQLServer
 from nodoubt.sim.seam import swapped
 from nodoubt.sim.server import Backend, Packet, Server, Steps
 from nodoubt.sim.sqlite import SimulatedSQLite
+from nodoubt.sim.sqlite_node import SimulatedSessions
 from nodoubt.sim.store import SqlError
 
 #: A *packet* is a call that a server can refuse.
@@ -219,8 +220,22 @@ def _files(fuse: Fuse) -> Swaps:
 
 
 def _sqlite(fuse: Fuse) -> Swaps:
-    command, step = SimulatedSQLite.command, Machine.step
+    new, command, step = SimulatedSessions.new, SimulatedSQLite.command, Machine.step
     commit = _Commit(fuse)
+
+    def counted_new(self: SimulatedSessions, *, for_branch: bool = False) -> Any:
+        made: list[SimulatedSQLite] = []
+
+        def make() -> SimulatedSQLite:
+            made.append(new(self, for_branch=for_branch))
+            return made[0]
+
+        def fail(is_after: bool) -> StatementFailed:
+            for session in made:
+                session.close()
+            return StatementFailed("SQLITE_CANTOPEN", "unable to open database file")
+
+        return fuse.around_now(self._loop, "open", make, fail)
 
     def counted_command(self: SimulatedSQLite, sql: str, *values: Any) -> Any:
         if sql == "COMMIT":
@@ -239,6 +254,7 @@ def _sqlite(fuse: Fuse) -> Swaps:
         step(self, loop)
         commit.step(self, loop)
 
+    yield SimulatedSessions, "new", counted_new
     yield SimulatedSQLite, "command", counted_command
     yield Machine, "step", counted_step
 
@@ -311,7 +327,7 @@ class _Watched(Coroutine[Any, Any, Any]):
             fuse.kill(loop, self._dies)
             return next(iter(loop.create_future()))
         awaited = step()
-        mode = fuse.meets("await", loop, "await") if fuse.armed else ""
+        mode = fuse.meets("await", loop, getattr(self._steps, "__qualname__", "await"))
         if mode in CALLER:
             fuse.strike_caller(loop, mode)
         elif mode.endswith("after"):
