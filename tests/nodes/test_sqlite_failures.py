@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,6 @@ from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.sqlite import SQLiteNode
 from nodoubt.protocol.ids import BranchId, new_gid
 from tests.nodes.sqlite_lab import ACCOUNTS, TAKE, Lab
-
-
-@pytest.fixture(params=["asyncio", "threads"])
-def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path, request.param)
-    yield lab
-    lab.close()
 
 
 @pytest.fixture
