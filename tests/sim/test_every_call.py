@@ -12,7 +12,7 @@ from nodoubt.engine.engine import Engine
 from nodoubt.errors import ConfigError
 from nodoubt.nodes.pool import Pool
 from nodoubt.sim.every_call import modes, pairs, replay, singles, story
-from nodoubt.sim.fuse import Strike
+from nodoubt.sim.fuse import Fuse, Strike
 from nodoubt.sim.mutants import MUTANTS
 from nodoubt.sim.scripts import DEATHS, ENDS, KINDS, Script, play, scripts
 from nodoubt.sim.seam import swapped
@@ -48,6 +48,14 @@ def test_every_call_fails_once(script: Script) -> None:
     assert sum(tally.struck.values()) == tally.runs - len(list(modes(script)))
     reached = set(tally.struck)
     assert reached >= {f"{site}: {mode}" for site, mode in modes(script) if servers or site != "packet"}
+
+
+def test_an_injection_that_is_broken_is_seen() -> None:
+    assert "packet: refused" in singles(Script(("sqlite",), "raise")).unreached()
+    with swapped(Fuse, "meets", lambda self, site, loop, what: ""):
+        tally = singles(Script(("sqlite",), "raise"))
+    assert tally.failures == {}
+    assert len(tally.unreached()) == 11
 
 
 def test_the_scripts_are_all_there_are() -> None:

@@ -64,7 +64,7 @@ def _all(arguments: argparse.Namespace) -> int:
     deepest = ", ".join(f"{site} {number}" for site, number in sorted(tally.deepest.items()))
     lines.append(
         f"{tally.scripts} scripts, {tally.runs:,} runs in {time.monotonic() - began:.0f} s; the last that failed: {deepest};"
-        f" {len(tally.failures)} runs went wrong"
+        f" {len(tally.failures)} runs went wrong; never happened: {', '.join(tally.unreached()) or 'nothing'}"
     )
     result = {
         "scripts": tally.scripts,
@@ -75,7 +75,9 @@ def _all(arguments: argparse.Namespace) -> int:
         "failures": tally.failures,
     }
     tell(arguments, result, lines)
-    return Exit.FINDING if tally.failures else Exit.FINE
+    if tally.failures:
+        return Exit.FINDING
+    return Exit.UNREACHED if tally.unreached() else Exit.FINE
 
 
 def _progress(tally: Tally) -> None:

@@ -58,6 +58,11 @@ class Tally:
         self.told.update(other.told)
         self.failures.update(other.failures)
 
+    def unreached(self) -> list[str]:
+        """The ways of failing that never happened: then the injection is broken, not the library sound."""
+        known = [f"{site}: {mode}" for site, modes in MODES.items() for mode in modes]
+        return [what for what in known if not self.struck[what]]
+
     def add(self, script: Script, strikes: Sequence[Strike]) -> bool:
         """Run a script and count it; returns whether all strikes were reached."""
         result = play(script, strikes)
@@ -93,6 +98,8 @@ def singles(script: Script, mutant: str = "") -> Tally:
                 if not tally.add(script, [Strike(site, number, mode)]):
                     break
                 tally.deepest[site] = max(tally.deepest[site], number)
+            else:
+                tally.failures[f"{script}; {site}: {mode}"] = (f"there is no end of it after {NUMBER_MAX}",)
     return tally
 
 
