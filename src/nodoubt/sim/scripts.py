@@ -282,8 +282,9 @@ class _World(Simulation):
         end = "committed" if found else "aborted"
         if answered not in ("", "unknown", end):
             say(f"it {end}, and who asks is told that it is {answered}")
-        if told == "unknown" and answered != end:
-            say(f"it {end}, its caller was told that this is unknown, and who asks is told {answered!r}")
+        # That it was never decided, and so never will be, nobody can tell who asks while no tombstone says so.
+        if answered == "unknown" and found:
+            say("it committed, and who asks is told that this is unknown")
         if not self.fuse.struck and told != ENDS.get(self.script.end, ""):
             say(f"nothing failed, and the caller was told {told!r}")
 
