@@ -60,6 +60,11 @@ PARTS = (
         command=(*TESTS, "tests/sim"),
     ),
     Part(
+        name="fidelity",
+        shows="simulated and real databases answer the same scripts with the same transcripts",
+        command=(*TESTS, "tests/fidelity"),
+    ),
+    Part(
         name="adapters",
         shows="every clause of the contract on real servers; every broken adapter is convicted",
         command=(*TESTS, "tests/nodes", "tests/journal"),
