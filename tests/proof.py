@@ -55,6 +55,12 @@ PARTS = (
         deep=(*NODOUBT, "sim", "--first", "0", "--minutes", "25", "--require-all"),
     ),
     Part(
+        name="every call fails",
+        shows="scripted transactions survive the failure of each single call and await, and of random pairs",
+        command=(*NODOUBT, "sim", "--every-call"),
+        deep=(*NODOUBT, "sim", "--every-call", "--branches", "3", "--pairs", "20000"),
+    ),
+    Part(
         name="simulator",
         shows="one seed is one run, byte for byte; nothing that can happen is left out",
         command=(*TESTS, "tests/sim"),
@@ -73,6 +79,8 @@ PARTS = (
         name="crash matrix",
         shows="real processes and servers killed, stopped and cut off at every crash point",
         command=(*TESTS, "tests/crash"),
+        # Every call fails once, for more scripts.
+        deep=("env", "NODOUBT_DEEP=1", *TESTS, "tests/crash"),
     ),
     Part(
         name="torture",

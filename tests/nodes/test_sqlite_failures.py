@@ -104,6 +104,19 @@ def test_a_full_or_failing_disk_under_the_journal(lab: Lab, node: SQLiteNode, ca
     lab.run(lab.begin(node).roll_back(prepared=False))
 
 
+def test_a_disk_that_fails_while_the_node_is_opened(lab: Lab, node: SQLiteNode) -> None:
+    class Failing(Files):
+        def status(self, path: Path) -> os.stat_result:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    lab.run(node.close())
+    node.journal = Journal(node.path, Failing())
+    with pytest.raises(NodeUnavailable, match="Input/output"):
+        lab.run(node.open())
+    node.journal = Journal(node.path)
+    lab.run(node.open())
+
+
 def test_a_full_database_at_commit_goes_by_the_journal(lab: Lab, node: SQLiteNode) -> None:
     name = lab.id()
     branch = lab.begin(node, name)

@@ -196,7 +196,7 @@ class Simulation:
         process.loop.create_task(self._live(process))
 
     async def _live(self, process: Process) -> None:
-        await _opened(process)
+        await opened(process)
         manager = process.manager
         await asyncio.gather(*[client.work(manager) for client in self._clients.get(process.name, ())])
         process.idle = True
@@ -316,7 +316,7 @@ class Simulation:
             loop.bury()
 
 
-async def _opened(process: Process) -> None:
+async def opened(process: Process) -> None:
     """Open the manager, as often as it takes."""
     while True:
         try:
