@@ -38,9 +38,15 @@ PARTS = (
         command=(sys.executable, "-m", "tests.prove.twin"),
     ),
     Part(
-        name="machine and mutants",
-        shows="every order of facts; every mistake that is put in is found",
-        command=(*TESTS, "tests/protocol", "tests/prove/test_mutants.py", "tests/prove/test_trace.py"),
+        name="machine",
+        shows="every order of facts, in the tables and in recorded runs",
+        command=(*TESTS, "tests/protocol", "tests/prove/test_trace.py"),
+    ),
+    Part(
+        name="mutants",
+        shows="each mutant is found within a minute, after as many states or seeds as the page says",
+        command=(*TESTS, "tests/prove/test_mutants.py"),
+        deep=(sys.executable, "-m", "tests.prove.page", "--check"),
     ),
     Part(
         name="simulation",
@@ -49,9 +55,20 @@ PARTS = (
         deep=(*NODOUBT, "sim", "--first", "0", "--minutes", "25", "--require-all"),
     ),
     Part(
+        name="every call fails",
+        shows="scripted transactions survive the failure of each single call and await, and of random pairs",
+        command=(*NODOUBT, "sim", "--every-call"),
+        deep=(*NODOUBT, "sim", "--every-call", "--branches", "3", "--pairs", "20000"),
+    ),
+    Part(
         name="simulator",
-        shows="one seed is one run, byte for byte; its own mutants are found",
+        shows="one seed is one run, byte for byte; nothing that can happen is left out",
         command=(*TESTS, "tests/sim"),
+    ),
+    Part(
+        name="fidelity",
+        shows="simulated and real databases answer the same scripts with the same transcripts",
+        command=(*TESTS, "tests/fidelity"),
     ),
     Part(
         name="adapters",
@@ -62,6 +79,8 @@ PARTS = (
         name="crash matrix",
         shows="real processes and servers killed, stopped and cut off at every crash point",
         command=(*TESTS, "tests/crash"),
+        # Every call fails once, for more scripts.
+        deep=("env", "NODOUBT_DEEP=1", *TESTS, "tests/crash"),
     ),
     Part(
         name="torture",

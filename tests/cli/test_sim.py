@@ -38,9 +38,30 @@ def test_what_was_never_reached_fails_when_all_is_required(capsys: pytest.Captur
     assert "never reached: " in capsys.readouterr().out
 
 
+def test_every_call_fails_once(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sim", "--every-call", "--branches", "1", "--jobs", "1"]
+    assert main([*words, "--pairs", "20", "--json"]) == Exit.FINE
+    found = json.loads(capsys.readouterr().out)
+    assert (found["scripts"], found["failures"]) == (12, {})
+    assert found["runs"] > 1500
+    assert found["deepest"]["call"] > 20
+    assert main([*words, "--pairs", "0", "--mutant", "lost-is-abort"]) == Exit.FINDING
+    story = capsys.readouterr().out.partition('nodoubt sim --every-call "')[2].partition('"')[0]
+    assert main(["sim", "--every-call", story]) == Exit.FINE
+    assert main(["sim", "--every-call", story, "--mutant", "lost-is-abort"]) == Exit.FINDING
+    assert "VIOLATED: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words",
-    [["--seed", "1", "--faults", "typo"], ["--runs", "0"], ["--minutes", "-1"], ["--mutant", "typo", "--seed", "1"]],
+    [
+        ["--every-call", "typo"],
+        ["--every-call", "--branches", "4"],
+        ["--seed", "1", "--faults", "typo"],
+        ["--runs", "0"],
+        ["--minutes", "-1"],
+        ["--mutant", "typo", "--seed", "1"],
+    ],
 )
 def test_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sim", *words]) == Exit.USAGE

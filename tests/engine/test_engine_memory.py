@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 
 import pytest
 
+from nodoubt.engine.work import Work
 from nodoubt.errors import Aborted
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.memory_database import Call, Fate
@@ -243,6 +245,41 @@ async def test_a_full_node_dooms_the_transaction() -> None:
     assert await told(work) == "NodeUnavailable"
     assert work.outcome.state == "aborted"
     assert stage.written() == GONE
+
+
+async def _opening_home(timeout_s: float | None = None) -> tuple[Stage, Work, asyncio.Task[str]]:
+    """A transaction that commits, and waits for its home, which has no other part in it."""
+    stage, waits = Stage(), asyncio.Event()
+    await stage.install()
+    work = (await stage.process()).begin(home="home", timeout_s=timeout_s)
+    await (await work.on("left")).put("fact", "key", "value")
+
+    def faults(call: Call) -> Fate:
+        waits.set()
+        return Fate.HELD
+
+    stage.databases["home"].faults = faults
+    commit = asyncio.create_task(told(work))
+    await waits.wait()
+    return stage, work, commit
+
+
+async def test_the_deadline_passes_while_home_is_opened() -> None:
+    stage, work, commit = await _opening_home(timeout_s=0.02)
+    expired = asyncio.Event()
+    work.interrupt = expired.set
+    await expired.wait()
+    stage.heal()
+    assert await commit == "Aborted"
+    await ends(stage, work.gid, GONE)
+
+
+async def test_rolled_back_by_another_task_while_it_commits() -> None:
+    stage, work, commit = await _opening_home()
+    await work.roll_back("too late")
+    stage.heal()
+    assert await commit == "committed"
+    await ends(stage, work.gid, {"left"})
 
 
 async def test_a_read_only_branch_has_no_part_in_the_decision() -> None:

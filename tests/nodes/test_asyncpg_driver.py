@@ -186,3 +186,13 @@ def test_the_answer_may_come_in_any_pieces(rider: Rider, heard: _Heard, answer: 
 def test_what_is_not_the_answer_is_handed_on(rider: Rider, heard: _Heard) -> None:
     rider.data_received(DONE)
     assert heard.data == DONE
+
+
+@pytest.mark.parametrize("ask", [AsyncpgSession.command, AsyncpgSession.query])
+async def test_a_goodbye_that_was_read_before_the_end_is_a_lost_connection(
+    session: AsyncpgSession, ask: Callable[[AsyncpgSession, str], Awaitable[Any]]
+) -> None:
+    fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+    session._raw._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+    with pytest.raises(ConnectionLost):
+        await ask(session, "SELECT 1")

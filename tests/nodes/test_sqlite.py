@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,6 @@ from nodoubt.nodes.sqlite import SQLiteNode, database_path
 from nodoubt.protocol.ids import BranchId
 from nodoubt.protocol.verdicts import HomeSays
 from tests.nodes.sqlite_lab import ACCOUNTS, AMOUNT, TAKE, Lab
-
-
-@pytest.fixture(params=["asyncio", "threads"])
-def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path, request.param)
-    yield lab
-    lab.close()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,6 @@ from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.sqlite import SQLiteNode
 from nodoubt.protocol.ids import BranchId, new_gid
 from tests.nodes.sqlite_lab import ACCOUNTS, TAKE, Lab
-
-
-@pytest.fixture(params=["asyncio", "threads"])
-def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path, request.param)
-    yield lab
-    lab.close()
 
 
 @pytest.fixture
@@ -110,6 +102,19 @@ def test_a_full_or_failing_disk_under_the_journal(lab: Lab, node: SQLiteNode, ca
     assert lab.amount() == 100
     assert lab.run(node.prepared()).ours == ()
     lab.run(lab.begin(node).roll_back(prepared=False))
+
+
+def test_a_disk_that_fails_while_the_node_is_opened(lab: Lab, node: SQLiteNode) -> None:
+    class Failing(Files):
+        def status(self, path: Path) -> os.stat_result:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    lab.run(node.close())
+    node.journal = Journal(node.path, Failing())
+    with pytest.raises(NodeUnavailable, match="Input/output"):
+        lab.run(node.open())
+    node.journal = Journal(node.path)
+    lab.run(node.open())
 
 
 def test_a_full_database_at_commit_goes_by_the_journal(lab: Lab, node: SQLiteNode) -> None:

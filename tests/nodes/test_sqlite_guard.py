@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from pathlib import Path
 
 import apsw
 import pytest
@@ -16,23 +15,9 @@ from nodoubt.nodes.sqlite_branch import SQLiteBranch
 from tests.nodes.sqlite_lab import SCHEMA, Lab
 
 
-@pytest.fixture(params=["asyncio", "threads"])
-def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
-    lab = Lab(tmp_path, request.param)
-    yield lab
-    lab.close()
-
-
 @pytest.fixture
 def node(lab: Lab) -> SQLiteNode:
     return lab.node(schema=SCHEMA)
-
-
-@pytest.fixture
-def branch(lab: Lab, node: SQLiteNode) -> Iterator[SQLiteBranch]:
-    branch = lab.begin(node)
-    yield branch
-    lab.run(branch.roll_back(prepared=False))
 
 
 @pytest.fixture

@@ -309,6 +309,11 @@ MUTANTS = (
         apply=_case("commit", Action.WAIT),
         breaks="nothing can be settled",
     ),
+    Mutant(
+        name="tombstone trusted after hours asleep",
+        apply=lambda patch: patch.setattr(Performer, "_is_late", False),
+        breaks="told aborted, and it is committed",
+    ),
     Mutant(name="tombstone purged while sessions live", apply=no_session_limit, breaks="rule 7"),
     Mutant(name="open decision purged", apply=purge_what_is_open, breaks="rule 7"),
 )

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from nodoubt.engine.performer import Performer
 from nodoubt.prove.databases import Fault
 from nodoubt.prove.explorer import Scope, State, Step, World, explore
 from nodoubt.prove.story import tell
@@ -76,11 +75,3 @@ def test_nobody_settles_where_there_is_no_settler() -> None:
     findings = explore(world)
     assert findings.wrong == "from here nothing can be settled any more"
     assert any("owner is killed" in line for line in tell(world, findings))
-
-
-def test_an_owner_that_slept_for_longer_than_the_retention_takes_no_tombstone_for_the_truth(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Performer, "_is_late", False)
-    findings = explore(World(Scope(branches=2, settlers=1)))
-    assert findings.wrong == "the caller was told aborted, and it is committed"

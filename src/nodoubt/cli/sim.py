@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from nodoubt.cli import every_call
 from nodoubt.cli.common import EXIT_CODES, Exit, add_output_options, note, tell
 from nodoubt.errors import ConfigError
 
@@ -25,6 +26,8 @@ examples:
   nodoubt sim --runs 10000
   nodoubt sim --minutes 10 --jobs 2 --require-all
   nodoubt sim --seed 1206
+  nodoubt sim --every-call --branches 3
+  nodoubt sim --every-call "commit postgresql+sqlite; call 12: error before"
 
 {EXIT_CODES}"""
 
@@ -49,6 +52,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     many.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each processor)")
     many.add_argument("--require-all", action="store_true", help="fail when something was never reached")
     many.add_argument("--hash", action="store_true", help="print one hash of all traces; runs in this process alone")
+    every_call.add_options(parser)
     parser.add_argument("--mutant", default="", metavar="NAME", help="make this mistake, which must be caught")
     add_output_options(parser)
     parser.set_defaults(run=run)
@@ -60,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise ConfigError(f"--{name}: {value:g} is not more than 0")
+    if arguments.every_call is not None:
+        return every_call.run(arguments)
     if arguments.seed is not None:
         return _replay(arguments)
     return _hash(arguments) if arguments.hash else _explore(arguments)

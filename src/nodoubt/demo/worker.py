@@ -72,8 +72,8 @@ class Worker:
         if point == self.point:
             _die(point, gid)
 
-    async def protected(self, nodes: Mapping[str, str]) -> None:
-        """Transfer in transactions of nodoubt."""
+    def manager(self, nodes: Any, **settings: Any) -> AsyncTransactionManager:
+        """One that dies where it was told to, and says which branches of others it finishes."""
 
         def is_live(gid: str) -> bool:
             return gid in manager.engine.live
@@ -85,9 +85,12 @@ class Worker:
                 self.reached(f"{kind} {type(message).__name__}", gid)
             report(kind, gid, message)
 
-        manager = AsyncTransactionManager.open(
-            nodes, domain=self.domain, grace_s=GRACE_S, settle_every_s=SETTLE_EVERY_S, watch=watch
-        )
+        manager = AsyncTransactionManager.open(nodes, domain=self.domain, watch=watch, **settings)
+        return manager
+
+    async def protected(self, nodes: Mapping[str, str]) -> None:
+        """Transfer in transactions of nodoubt."""
+        manager = self.manager(nodes, grace_s=GRACE_S, settle_every_s=SETTLE_EVERY_S)
         async with manager as tm:
             await self._work(lambda: self._transfer(tm))
 

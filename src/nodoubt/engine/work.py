@@ -40,6 +40,7 @@ class Work:
         #: Called when the deadline passes while the block is still at work: the shell interrupts it.
         self.interrupt: Callable[[], None] | None = None
         self.expired = False
+        self._is_ending = False
         self._engine = engine
         self._home = home
         self._timeout_s = timeout_s
@@ -63,7 +64,7 @@ class Work:
     @property
     def is_open(self) -> bool:
         """Whether neither commit nor rollback was asked for yet."""
-        return self.machine.phase is Phase.ACTIVE
+        return self.machine.phase is Phase.ACTIVE and not self._is_ending
 
     @property
     def has_written(self) -> bool:
@@ -135,6 +136,7 @@ class Work:
             return self.outcome
 
     async def _end(self, request: m.CommitRequested | m.AbortRequested) -> Outcome:
+        self._is_ending = True
         for branch in self._branches:
             branch.fence()
         try:
@@ -164,6 +166,8 @@ class Work:
             if self._home is None:
                 raise ConfigError("no configured node can hold a decision", hint="run `nodoubt doctor`")
             (await self._open(self._home, read_only=False)).fence()
+            if self.expired:
+                raise self.timed_out()
         except NodoubtError as error:
             await self._performer.tell(m.AbortRequested(reason=error.message))
             raise Aborted(

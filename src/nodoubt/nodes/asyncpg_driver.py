@@ -16,6 +16,8 @@ from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.postgresql_rider import Rider
 
 _Connection = asyncpg.Connection
+#: All that asyncpg raises for a connection, the last one where the server's goodbye was read and the end behind it was not yet.
+_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
 _MINE = "the connection belongs to nodoubt for as long as it is open"
 _REFUSED = dict.fromkeys(("close", "terminate", "reset", "reload_schema_state"), _MINE)
 _LASTING = ("add_listener", "set_type_codec", "set_builtin_type_codec", "add_log_listener", "add_query_logger")
@@ -120,14 +122,14 @@ class AsyncpgSession(Session):
             sql, self._rider.waiting = f"{self._rider.waiting};{sql}", ""
         try:
             tag: str = await _Connection.execute(self._raw, sql)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except _ERRORS as error:
             raise _explain(error, self._raw) from error
         return tag
 
     async def query(self, sql: str) -> Sequence[Row]:
         try:
             records = await _Connection.fetch(self._raw, sql)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except _ERRORS as error:
             raise _explain(error, self._raw) from error
         return [tuple(record) for record in records]
 

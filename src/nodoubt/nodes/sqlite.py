@@ -84,9 +84,9 @@ class SQLiteNode:
         await self.world.aside(self._open)
 
     def _open(self) -> None:
-        if not self.journal.has_database():
-            raise ConfigError(f"node {self.name!r}: there is no file {self.path}", hint="run `nodoubt init`")
         with self.sessions.explained("be opened"):
+            if not self.journal.has_database():
+                raise ConfigError(f"node {self.name!r}: there is no file {self.path}", hint="run `nodoubt init`")
             self.sessions.keep()
             try:
                 self.sessions.use(self._check)

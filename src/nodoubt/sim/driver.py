@@ -55,6 +55,8 @@ class SimulatedSession(Session):
         self._waiting: asyncio.Future[Answer] | None = None
         self._line = Line(network, machine, server, self)
         self._observer = network.observer
+        self._network = network
+        self._server = server.name
         self._names = f"{server.name}#{self._line.backend.number}"
         self._machine = machine
         #: asyncpg's way, not aiomysql's.
@@ -82,6 +84,8 @@ class SimulatedSession(Session):
         if self._observer.lines is not None:
             self._observer.say(self._machine, f"> {self._names} {text} {values or ''}")
         self._line.send(Packet(number, text, values, by_user))
+        if (overhear := self._network.overhear) is not None:
+            overhear(self._machine, self._server, text)
         try:
             return await waiting
         except asyncio.CancelledError:

@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
+from nodoubt.sim.machine import FORCE, UNSEEN_COMMIT
+from nodoubt.sim.mariadb import MariaDBServer
 from nodoubt.sim.plan import STROKES
 from nodoubt.sim.server import Disk, Server
+from nodoubt.sim.watch import STEPS
 
 if TYPE_CHECKING:
+    from nodoubt.sim.process import Process
     from nodoubt.sim.run import Simulation
 
 
-#: The messages of the protocol that faults aim at.
+#: The messages of the protocol, and the steps of settling, that faults aim at.
 AIMS = (
     *("Enlisted", "CommitRequested", "Prepare", "Prepared", "Decide", "DecisionDurable", "CommitBranch"),
-    *("BranchCommitted", "BranchCommitted", "Forget", "RollbackBranch"),
+    *("CommitBranch", "BranchCommitted", "Forget", "RollbackBranch", "unfinished", "list", "probe", "finish", "purge"),
 )
+#: Those at which a branch is prepared.
+PREPARED_AIMS = (
+    *("Prepared", "Decide", "DecisionDurable", "DecisionLost", "Probe"),
+    *("RollbackBranch", "RollbackBranch", "list"),
+)
+#: Kinds that aim at some of them alone, or more often.
+AIMS_OF = {
+    "operator finishes a branch": PREPARED_AIMS,
+    "seen decision lost": ("Decide",),
+    "machine lost power": (*AIMS, *["CommitRequested", "Prepare"] * 4),
+    "owner overtaken": ("Prepare",),
+    "process killed": (*AIMS, "probe", "finish", "purge", *["Decide", "DecisionDurable", "CommitBranch"] * 3),
+}
+#: Kinds that cannot strike at any other time.
+NEED_A_GID = ("owner overtaken", "seen decision lost")
+#: Kinds that may strike before anything else happens, as a process that stops between two of its own steps.
+AT_ONCE = ("process killed", "machine lost power", "seen decision lost")
+#: The disk of a home whose decisions are to be seen before they are forced is so much slower.
+UNFORCED_SLOWNESS = (1e3, 1e4)
 
 
 class Faults:
@@ -27,8 +51,8 @@ class Faults:
         self._world = world
         self._random = world.plan.stream("strokes")
         self._healed = False
-        #: The process whose message brought the stroke about, if one did.
-        self._aimed_at = ""
+        #: The process whose message brought the stroke about, and its gid, if one did.
+        self._aimed_at = self._aimed_gid = ""
         #: gid -> what an operator did, by node.
         self.by_hand: dict[tuple[str, str], bool] = {}
 
@@ -43,22 +67,27 @@ class Faults:
 
     def _aim(self, kind: str, random: Random) -> None:
         """Some strike at any time, some right after a message of the protocol: most of the time nothing goes on."""
-        plan = self._world.plan
-        if random.random() < 0.4:
-            self._world.schedule.at(random.random() * plan.horizon_s, self._strike, kind)
+        world, plan = self._world, self._world.plan
+        if random.random() < 0.3 and kind not in NEED_A_GID:
+            world.schedule.after(random.random() * plan.horizon_s, self._strike, kind)
             return
-        delay_s = random.choice((0.0, 1.0, 3.0)) * random.random() * plan.latency_s
+        delay_s = random.choice((0.0, 0.0, 1.0, 3.0)) * random.random() * plan.latency_s
 
-        def strike(process: str) -> None:
-            self._world.schedule.after(delay_s, self._strike, kind, process)
+        def strike(process: str, about: str, at_once: bool) -> None:
+            if at_once and not delay_s and kind in AT_ONCE:
+                self._strike(kind, process, about)
+            else:
+                world.schedule.after(delay_s, self._strike, kind, process, about)
 
-        aim = (random.choice(AIMS), int(random.expovariate(0.4)) + 1)
-        self._world.watcher.aimed.setdefault(aim, []).append(strike)
+        self._await(random.choice(AIMS_OF.get(kind, AIMS)), strike, others_first=int(random.expovariate(0.4)))
 
-    def _strike(self, kind: str, process: str = "") -> None:
-        self._aimed_at = process
+    def _strike(self, kind: str, process: str = "", gid: str = "") -> None:
+        self._aimed_at, self._aimed_gid = process, gid
         if not self._healed and _STRIKE[kind](self):
             self._world.observer.hit("fault", kind)
+            if not self._world.plan.heals:
+                # Without healing there is no last fault either.
+                self._aim(kind, self._random)
 
     def heal(self) -> None:
         """The last fault is over: everything runs and is reached."""
@@ -103,18 +132,22 @@ class Faults:
         name, world = self._some_process(), self._world
         if name is None:
             return False
-        if world.files and self._random.random() < 0.5:
+        # Where a node is a file, all processes are on its machine, and die together by power, or by whoever can kill them all.
+        everybody = bool(world.files) and with_machine
+        if world.files and self._random.random() < (0.7 if with_machine else 0.5):
             # In the middle of what somebody does to the disk.
-            world.machine.dies_in = self._random.randint(1, 12)
-            world.machine.kill = lambda loop: self._kill_now(loop.name, with_machine=with_machine)
+            machine = world.machine
+            machine.dies_at = self._random.choice(("", UNSEEN_COMMIT, *[FORCE if with_machine else UNSEEN_COMMIT] * 3))
+            machine.dies_in = self._random.randint(1, 2 if machine.dies_at else 12)
+            everybody = everybody or (machine.dies_at == UNSEEN_COMMIT and self._random.random() < 0.7)
+            machine.kill = lambda loop: self._kill_now(loop.name, with_machine=with_machine, everybody=everybody)
         else:
-            self._kill_now(name, with_machine=with_machine)
+            self._kill_now(name, with_machine=with_machine, everybody=everybody)
         return True
 
-    def _kill_now(self, name: str, *, with_machine: bool) -> None:
+    def _kill_now(self, name: str, *, with_machine: bool, everybody: bool) -> None:
         world = self._world
-        # Where a node is a file, all processes are on its machine.
-        names = list(world.processes) if with_machine and world.files else [name]
+        names = list(world.processes) if everybody else [name]
         for victim in names:
             if not world.processes[victim].loop.dead:
                 world.crash_points(victim)
@@ -139,6 +172,28 @@ class Faults:
         process.loop.pause()
         self._world.schedule.after(seconds, process.loop.resume)
         return True
+
+    def _overtake(self) -> bool:
+        """Stop a process that prepares, let another one settle what it was at, without any grace, and wake it then."""
+        world, owner = self._world, self._world.processes[self._aimed_at]
+        others = self._others()
+        if not others or owner.loop.dead:
+            return False
+        world.observer.say(owner.name, "is stopped while it prepares")
+        owner.loop.pause()
+        world.schedule.after(0.01 + 5 * world.plan.latency_s, self._settle, self._random.choice(others))
+        wakes_s = self._random.choice((1.0, 3.0, 15.0))
+        world.schedule.after(wakes_s, self._resume_when_settled, owner, self._aimed_gid)
+        return True
+
+    def _others(self) -> list[Process]:
+        """Who else could settle what a process is at."""
+        processes = self._world.processes.values()
+        return [process for process in processes if process.name != self._aimed_at and process.is_open]
+
+    def _settle(self, settler: Process) -> None:
+        if not settler.loop.dead:
+            settler.loop.create_task(settler.manager.settle(grace_s=0))
 
     def _kill_server(self) -> bool:
         server = self._some_server()
@@ -181,8 +236,17 @@ class Faults:
 
     def _failing_disk(self) -> bool:
         self._world.observer.say("world", "one disk will fail its next forced write")
-        self._some_disk().fails = True
+        disk = self._some_disk()
+        disk.fails = True
+        if disk is self._world.machine.disk and "machine lost power" in self._world.plan.rates:
+            self._await("Decide", self._fail_together)
         return True
+
+    def _fail_together(self, process: str, gid: str, at_once: bool) -> None:
+        """Power goes soon after a forced write failed: who believes the next one loses by it."""
+        if not self._healed and not self._world.machine.disk.fails and self._random.random() < 0.5:
+            self._world.observer.hit("fault", "machine lost power")
+            self._kill_now(process, with_machine=True, everybody=True)
 
     def _jump(self) -> bool:
         world = self._world
@@ -199,21 +263,92 @@ class Faults:
 
     def _operator(self) -> bool:
         world = self._world
+        gid = self._aimed_gid
         found = [
             (server, name) for server in world.servers for name in server.store.prepared if name not in world.strangers
         ]
+        # Those of the transaction whose message was waited for, if there are any.
+        found = [(server, name) for server, name in found if gid and gid_of(name) == gid] or found
         if not found:
             # Come back while there is something to be done.
             if world.schedule.now < world.plan.horizon_s:
                 world.schedule.after(0.01 + world.plan.horizon_s / 50, self._strike, "operator finishes a branch")
             return False
         server, name = self._random.choice(found)
-        commit = self._random.random() < 0.5
+        decided = any(row[0] == "committed" for row in world.decisions(gid_of(name)))
+        # Whoever guesses right does no harm.
+        commit = decided if self._random.random() < 0.2 else not decided
         done = server.finish_by_hand(name, commit=commit)
         world.observer.say("operator", f"{'commits' if commit else 'rolls back'} {name} on {server.name}: {done}")
         if done:
             self.by_hand[gid_of(name), server.name] = commit
         return done
+
+    def _lose_seen(self) -> bool:
+        """Let a decision be seen before it is forced, stop whoever settles by it, and let it be lost meanwhile.
+
+        Of the servers here MariaDB alone shows what is not forced.
+        """
+        world, owner, gid = self._world, self._aimed_at, self._aimed_gid
+        work = world.processes[owner].manager.engine.live.get(gid)
+        home = world.databases.get(work.home or "") if work is not None and work.machine.participants else None
+        others = self._others()
+        if not isinstance(home, MariaDBServer) or not others:
+            self._await("Decide", self._next_decision)
+            return False
+        home.disk.slowness = self._random.uniform(*UNFORCED_SLOWNESS)
+        world.schedule.after(self._long_s(), setattr, home.disk, "slowness", 1.0)
+        self._await("unfinished", partial(self._read_unforced, home, owner, gid))
+        # Somebody else settles as soon as there is something to be seen.
+        world.schedule.after(0.01 + 5 * world.plan.latency_s, self._settle, self._random.choice(others))
+        return True
+
+    def _next_decision(self, process: str, gid: str, at_once: bool) -> None:
+        self._strike("seen decision lost", process, gid)
+
+    def _read_unforced(self, home: Server, owner: str, gid: str, reader: str, asked: str, at_once: bool) -> None:
+        world, store = self._world, home.store
+        if self._healed or not store.tables["decision"].get(gid):
+            return
+        if not any(("decision", gid) in record.writes for record in store.log[store.forced :]):
+            return
+        if reader == owner or asked != home.name:
+            self._await("unfinished", partial(self._read_unforced, home, owner, gid))
+            return
+        world.observer.hit("met", "mariadb: seen decision lost")
+        world.observer.say(reader, "is stopped while it reads")
+        world.processes[reader].loop.pause()
+        world.schedule.after(0.1 + world.plan.latency_s * 3, self._lose, home, world.processes[reader], gid)
+
+    def _lose(self, home: Server, reader: Process, gid: str) -> None:
+        if self._healed:
+            return
+        del home.store.log[home.store.forced :]
+        home.crash()
+        self._world.schedule.after(0.1, home.start)
+        if "operator finishes a branch" in self._world.plan.rates:
+            self._await("RollbackBranch", partial(self._meddle, gid))
+        self._resume_when_settled(reader, gid)
+
+    def _meddle(self, gid: str, process: str, about: str, at_once: bool) -> None:
+        if about == gid:
+            self._strike("operator finishes a branch", process, gid)
+        else:
+            self._await("RollbackBranch", partial(self._meddle, gid))
+
+    def _resume_when_settled(self, reader: Process, gid: str) -> None:
+        databases = self._world.databases.values()
+        if any(gid_of(name) == gid for database in databases for name in database.in_doubt()):
+            self._world.schedule.after(0.2, self._resume_when_settled, reader, gid)
+        else:
+            reader.loop.resume()
+
+    def _await(self, what: str, strike: Callable[[str, str, bool], object], *, others_first: int = 0) -> None:
+        """Strike at the next message or step of that kind, behind so many others."""
+        watcher = self._world.watcher
+        if what in STEPS:
+            self._world.network.overhear = watcher.overhear
+        watcher.aimed.setdefault((what, watcher.seen(what) + 1 + others_first), []).append(strike)
 
 
 def gid_of(name: str) -> str:
@@ -233,4 +368,6 @@ _STRIKE: dict[str, Callable[[Faults], bool]] = {
     "forced write fails": Faults._failing_disk,
     "clock jumps": Faults._jump,
     "operator finishes a branch": Faults._operator,
+    "owner overtaken": Faults._overtake,
+    "seen decision lost": Faults._lose_seen,
 }

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from nodoubt.errors import NodoubtError
+from nodoubt.sim import record
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS, Attempt
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ def durable(world: Simulation) -> dict[str, Any]:
         # Evidence is dropped behind complete decisions, by packets that may be on their way still.
         for table in ("list", "account"):
             state[f"{database.name} {table}"] = dict(database.store.tables[table])
-        state[f"{database.name} prepared"] = sorted(database.in_doubt())
         for gid, row in database.store.tables["decision"].items():
             # Reading a decision counts a probe where that is what forces it.
             state[gid] = row[:5]
@@ -58,13 +58,11 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 async def ask(process: Process, world: Simulation) -> None:
-    """As a new process: settle twice, then compare every outcome with what the databases hold."""
+    """As a new process: settle, then compare every outcome with what the databases hold."""
     while not process.is_open:
         await process.world.sleep(0.1)
-    for _ in range(2):
-        report = await process.manager.settle(grace_s=0)
-        for doubt in report.strays:
-            world.reported.add((doubt.gid, doubt.node))
+    report = await process.manager.settle(grace_s=0)
+    world.reported.update((doubt.gid, doubt.node) for doubt in report.strays)
     for attempt in world.attempts:
         if attempt.told in ("committed", "aborted"):
             # Its decision is compared with what is in the databases, like all others.
@@ -94,6 +92,8 @@ def safety(world: Simulation) -> None:
         moved = sum(attempt.moved[node] for attempt in world.attempts if found[node][attempt.tag])
         if balance != moved:
             world.observer.violation(f"the accounts on {node} moved by {balance}, its transactions by {moved}")
+    for contradiction in record.contradictions(world):
+        world.observer.violation(contradiction)
 
 
 def _judge_end(world: Simulation, attempt: Attempt, there: set[str]) -> None:
@@ -106,7 +106,7 @@ def _judge_end(world: Simulation, attempt: Attempt, there: set[str]) -> None:
         for node, database in world.databases.items()
         if any(f".{attempt.gid}" in name for name in database.in_doubt())
     }
-    decided = _decided(world, attempt.gid)
+    decided = {row[0] for row in world.decisions(attempt.gid)}
     missing = set(attempt.moved) - there - by_hand - pending
     if attempt.told == "aborted" and there - by_hand:
         say(what)
@@ -122,11 +122,6 @@ def _judge_end(world: Simulation, attempt: Attempt, there: set[str]) -> None:
         say(f"{what}, and has several decisions")
 
 
-def _decided(world: Simulation, gid: str) -> set[str]:
-    rows = [database.store.tables["decision"].get(gid) for database in world.databases.values()]
-    return {row[0] for row in rows if row is not None}
-
-
 def _tags(world: Simulation) -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for node, database in world.databases.items():
@@ -138,7 +133,7 @@ def _tags(world: Simulation) -> dict[str, Counter[str]]:
 def liveness(world: Simulation) -> None:
     """After healing: whoever contradicted a decision by hand is named, to the caller or by settling."""
     for (gid, node), commit in world.faults.by_hand.items():
-        decided = _decided(world, gid)
+        decided = {row[0] for row in world.decisions(gid)}
         if decided and decided != {"committed" if commit else "aborted"}:
             told = any(node in attempt.strays for attempt in world.attempts if attempt.gid == gid)
             named = told or (gid, node) in world.reported

@@ -18,6 +18,9 @@ from nodoubt.sim.loop import ProcessLoop, Schedule
 from nodoubt.sim.observer import Observer
 from nodoubt.sim.server import EPOCH_S, Disk
 
+#: Calls of the disk at which a death leaves most behind: content that is not forced, and a commit that nobody has seen.
+FORCE, UNSEEN_COMMIT = "force", "unseen commit"
+
 
 class Died(BaseException):
     """The process is dead: nothing that it does from now on has an effect."""
@@ -28,6 +31,8 @@ class _Inode:
     content: bytes
     forced: bytes
     modified_at_s: float
+    #: A forced write failed, and the system threw the pages away: what is read is never on the disk.
+    lost: bool = False
 
 
 class Machine:
@@ -40,6 +45,8 @@ class Machine:
         self.disk = Disk()
         #: Calls of the disk until somebody dies in the middle of one; None for nobody.
         self.dies_in: int | None = None
+        #: The only kind of call that counts there; "" if all do.
+        self.dies_at = ""
         #: Lets the process of a loop die, or, with power, all of them.
         self.kill: Callable[[ProcessLoop], None] = lambda loop: None
         self.files: dict[Path, _Inode] = {}
@@ -47,11 +54,11 @@ class Machine:
         self._forced: dict[Path, _Inode] = {}
         self._pending: list[tuple[Path, _Inode | None]] = []
 
-    def step(self, loop: ProcessLoop) -> None:
+    def step(self, loop: ProcessLoop, what: str = "") -> None:
         """A process touches the disk. Raises Died."""
         if loop.dead:
             raise Died
-        if self.dies_in is not None:
+        if self.dies_in is not None and self.dies_at in ("", what):
             self.dies_in -= 1
             if self.dies_in <= 0:
                 self.dies_in = None
@@ -75,7 +82,7 @@ class Machine:
 
     def lose_power(self) -> None:
         """Of the names a beginning of what was done to them is left; of contents what was forced, or a torn piece of the rest."""
-        kept = self.random.randint(0, len(self._pending))
+        kept = self.random.choice((len(self._pending), self.random.randint(0, len(self._pending))))
         if kept < len(self._pending):
             self.observer.hit("met", "sqlite: unforced name lost")
         for path, inode in self._pending[:kept]:
@@ -86,7 +93,7 @@ class Machine:
         self._pending.clear()
         self.files = dict(self._forced)
         for path, inode in self.files.items():
-            if inode.content != inode.forced and self.random.random() < 0.7:
+            if inode.content != inode.forced and self.random.random() < 0.9:
                 self.observer.hit("met", "sqlite: torn file")
                 self.observer.say("disk", f"tears {path.name}")
                 inode.forced = inode.content[: self.random.randint(0, len(inode.content))]
@@ -108,7 +115,7 @@ class SimulatedFiles(Files):
         if inode is None:
             inode = _Inode(b"", b"", self._now_s())
             machine.name(path, inode)
-        inode.content = b""
+        inode.content, inode.lost = b"", False
         descriptor = len(self._open) + 3
         self._open[descriptor] = inode
         return descriptor
@@ -126,8 +133,13 @@ class SimulatedFiles(Files):
 
     def fsync(self, descriptor: int) -> None:
         inode = self._open[descriptor]
-        self._force()
-        inode.forced = inode.content
+        try:
+            self._force(FORCE)
+        except OSError:
+            inode.lost = True
+            raise
+        if not inode.lost:
+            inode.forced = inode.content
 
     def close(self, descriptor: int) -> None:
         self._open[descriptor] = _Inode(b"", b"", 0.0)
@@ -166,9 +178,9 @@ class SimulatedFiles(Files):
         inode = self._machine.files.get(path)
         return None if inode is None else inode.content[:limit]
 
-    def _force(self) -> None:
+    def _force(self, what: str = "") -> None:
         machine = self._machine
-        machine.step(self._loop)
+        machine.step(self._loop, what)
         if machine.disk.fails:
             machine.disk.fails = False
             machine.observer.hit("met", "sqlite: forced write failed")

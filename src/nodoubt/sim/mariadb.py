@@ -1,217 +1,63 @@
-"""A MariaDB-like server: the texts of the dialect, and how the real one answers them.
+"""A MariaDB-like server: the texts of the dialect about tables, and how the real one answers them.
 
-A prepared branch stays attached to its session: others get 1397 although XA RECOVER lists it, until that session is gone, which
-takes a moment. A failed statement does not doom a branch; a deadlock does. A commit is seen before it is forced. A named lock is
-held as long as its session.
+A failed statement does not doom a branch; a deadlock does. A row that changes is locked whether others see it yet or not. A named
+lock is held as long as its session.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Generator
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from nodoubt.protocol.ids import XA_FORMAT, BranchId
-from nodoubt.sim.server import DONE, Answer, Backend, Server, Steps, quoted, texts
-from nodoubt.sim.store import Deadlock, Prepared, Record, SqlError, Txn
+from nodoubt.sim.mariadb_xa import OK, MariaDBBranches
+from nodoubt.sim.server import Answer, Backend, Steps, quoted, texts
+from nodoubt.sim.store import SqlError
 
 DECISION, BRANCH = "decision", "branch"
-#: ``innodb_lock_wait_timeout`` of a new session.
-LOCK_WAIT_S = 50.0
 #: A killed session is gone after this long.
 KILL_S = 0.01
 
 
-class MariaDBServer(Server):
-    """See the module. ``settings["xa"]`` of a session is the state of its branch: ACTIVE, IDLE or PREPARED."""
+class MariaDBServer(MariaDBBranches):
+    """See the module."""
 
-    kind = "mariadb"
     decision_columns = 6
-
-    def spell(self, branch: BranchId) -> str:
-        mark = hashlib.sha256(f"sim_{self.name}".encode()).hexdigest()[:16]
-        gtrid, bqual = replace(branch, session=f"00000000{mark}").xa()
-        return f"'{gtrid}','{bqual}',{XA_FORMAT}"
-
-    def _write(self, b: Backend, table: str, key: Any) -> Generator[Any, Any, Txn]:
-        """Lock a row for writing. A failure undoes the statement; a deadlock the whole transaction."""
-        txn = b.txn
-        if b.failed:
-            raise SqlError("1402", "XA_RBROLLBACK: the branch was rolled back")
-        if b.settings.get("xa", "ACTIVE") != "ACTIVE":
-            raise SqlError("1399", "XAER_RMFAIL: the command cannot be executed in this state")
-        if b.settings.get("read_only"):
-            raise SqlError("1792", "Cannot execute statement in a READ ONLY transaction")
-        if txn is None:
-            b.txn = txn = Txn()
-            b.settings["implicit"] = True
-        if self.disk.full and self.random.random() < 0.5:
-            self.observer.hit("met", "mariadb: disk full")
-            raise self._failed(b, SqlError("1114", f"The table '{table}' is full"))
-        try:
-            got = yield from self.lock(b, table, key, b.settings.get("lock_wait_s", LOCK_WAIT_S))
-        except Deadlock:
-            self.observer.hit("met", "mariadb: deadlock")
-            self.store.end(txn, apply=False)
-            if b.branch:
-                b.failed = True
-            else:
-                self._close(b)
-            raise SqlError("1213", "Deadlock found when trying to get lock") from None
-        if not got:
-            raise self._failed(b, SqlError("1205", "Lock wait timeout exceeded"))
-        return txn
-
-    def _failed(self, b: Backend, error: SqlError) -> SqlError:
-        if b.settings.get("implicit") and b.txn is not None:
-            self.store.end(b.txn, apply=False)
-            self._close(b)
-        return error
-
-    def _close(self, b: Backend) -> None:
-        b.txn, b.failed, b.branch = None, False, ""
-        for key in ("implicit", "xa"):
-            b.settings.pop(key, None)
-
-    def _commit_txn(self, b: Backend, txn: Txn) -> Generator[Any, Any, None]:
-        """Seen at once, and answered when it is forced."""
-        self.store.end(txn, apply=True)
-        self._close(b)
-        if txn.writes:
-            yield from self.force(b, self.store.append(Record("commit", writes=txn.writes)))
-
-    def _implicit(self, b: Backend, count: int) -> Steps:
-        if b.settings.get("implicit") and b.txn is not None:
-            yield from self._commit_txn(b, b.txn)
-        return str(count), ()
-
-    # Transactions
-
-    def _start(self, b: Backend) -> Answer:
-        if b.txn is not None:
-            self.observer.violation(f"{self.name}: START on a session in a transaction: a doubtful one was pooled")
-        b.txn = Txn()
-        return DONE
-
-    def _commit(self, b: Backend) -> Steps:
-        if b.txn is not None:
-            yield from self._commit_txn(b, b.txn)
-        return DONE
-
-    def _rollback(self, b: Backend) -> Answer:
-        if b.txn is not None:
-            self.store.end(b.txn, apply=False)
-        self._close(b)
-        return DONE
-
-    def _xa_start(self, b: Backend, xid: str) -> Answer:
-        self._start(b)
-        if xid in self.store.prepared:
-            raise SqlError("1440", "XAER_DUPID: The XID already exists")
-        b.branch, b.settings["xa"] = xid, "ACTIVE"
-        return DONE
-
-    def _xa_end(self, b: Backend, xid: str) -> Answer:
-        if b.branch != xid:
-            raise SqlError("1397" if not b.branch else "1399", "XAER: no such branch is active here")
-        if b.settings["xa"] != "ACTIVE":
-            raise SqlError("1399", "XAER_RMFAIL: the branch is not active")
-        b.settings["xa"] = "IDLE"
-        if b.failed:
-            raise SqlError("1614", "XA_RBDEADLOCK: the branch was rolled back")
-        return DONE
-
-    def _xa_prepare(self, b: Backend, xid: str) -> Steps:
-        if b.branch != xid or b.settings["xa"] != "IDLE" or b.txn is None:
-            raise SqlError("1399", "XAER_RMFAIL: the branch is not idle")
-        if b.failed:
-            raise SqlError("1614", "XA_RBDEADLOCK: the branch was rolled back")
-        b.settings["xa"] = "PREPARED"
-        at_s = self.clock_s()
-        self.store.prepared[xid] = Prepared(b.txn, at_s, owner=b)
-        yield from self.force(b, self.store.append(Record("prepare", xid, b.txn.writes, at_s=at_s)))
-        return DONE
-
-    def _xa_one_phase(self, b: Backend, xid: str) -> Steps:
-        if b.branch != xid or b.settings["xa"] != "IDLE" or b.txn is None:
-            raise SqlError("1399", "XAER_RMFAIL: the branch is not idle")
-        yield from self._commit_txn(b, b.txn)
-        return DONE
-
-    def _xa_finish(self, b: Backend, xid: str, *, commit: bool) -> Steps:
-        if b.branch == xid and b.settings["xa"] != "PREPARED":
-            if commit or b.settings["xa"] == "ACTIVE":
-                raise SqlError("1399", "XAER_RMFAIL: the branch is in another state")
-            return self._rollback(b)
-        if b.branch and b.branch != xid:
-            raise SqlError("1399", "XAER_RMFAIL: another branch is open on this session")
-        branch = self.store.prepared.get(xid)
-        if branch is None or branch.owner not in (None, b):
-            if branch is not None:
-                self.observer.hit("met", "mariadb: 1397 while attached")
-            raise SqlError("1397", "XAER_NOTA: Unknown XID")
-        length = self._finish(xid, commit=commit)
-        if b.branch == xid:
-            self._close(b)
-        yield from self.force(b, length)
-        return DONE
-
-    def _finish(self, xid: str, *, commit: bool) -> int:
-        branch = self.store.prepared.pop(xid)
-        self.store.end(branch.txn, apply=commit)
-        return self.store.append(Record("finish", xid, commit=commit))
-
-    def finish_by_hand(self, name: str, *, commit: bool) -> bool:
-        branch = self.store.prepared.get(name)
-        if branch is None or branch.owner is not None or not self.up:
-            return False
-        self.store.force(self._finish(name, commit=commit))
-        return True
-
-    def ended(self, backend: Backend) -> None:
-        if backend.settings.get("xa") == "PREPARED":
-            branch = self.store.prepared.get(backend.branch)
-            if branch is not None and branch.owner is backend:
-                branch.owner = None
-            backend.txn = None
-        super().ended(backend)
 
     # Our tables
 
     def _evidence(self, b: Backend, gid: str, branch: str) -> Steps:
         key = (gid, int(branch))
-        txn = yield from self._write(b, BRANCH, key)
+        txn = yield from self.write(b, BRANCH, key)
         if self.store.read(txn, BRANCH, key) is not None:
-            raise self._failed(b, SqlError("1062", f"Duplicate entry '{gid}-{branch}' for key 'PRIMARY'", "PRIMARY"))
+            raise self.failed(b, SqlError("1062", f"Duplicate entry '{gid}-{branch}' for key 'PRIMARY'", "PRIMARY"))
         txn.writes[BRANCH, key] = True
-        return (yield from self._implicit(b, 1))
+        return (yield from self.implicit(b, 1))
 
     def _decide(self, b: Backend, gid: str, participants: str, complete: str) -> Steps:
-        txn = yield from self._write(b, DECISION, gid)
+        txn = yield from self.write(b, DECISION, gid)
         if self.store.read(txn, DECISION, gid) is not None:
-            raise self._failed(b, SqlError("1062", f"Duplicate entry '{gid}' for key 'PRIMARY'", "PRIMARY"))
+            raise self.failed(b, SqlError("1062", f"Duplicate entry '{gid}' for key 'PRIMARY'", "PRIMARY"))
         txn.writes[DECISION, gid] = ("committed", participants, complete == "1", self.clock_s(), "", 0)
         return "1", ()
 
     def _probe(self, b: Backend, values: str) -> Steps:
-        gids = quoted(values)[::4]
-        for gid in gids:
-            txn = yield from self._write(b, DECISION, gid)
+        count = 0
+        for gid in quoted(values)[::4]:
+            txn = yield from self.write(b, DECISION, gid)
             row = self.store.read(txn, DECISION, gid)
             probed = ("aborted", "{}", False, self.clock_s(), "", 0) if row is None else (*row[:5], row[5] + 1)
             txn.writes[DECISION, gid] = probed
-        return (yield from self._implicit(b, len(gids)))
+            # A row that was there counts twice: MariaDB's manual, INSERT ON DUPLICATE KEY UPDATE.
+            count += 1 if row is None else 2
+        return (yield from self.implicit(b, count))
 
     def _decisions(self, b: Backend, gids: str) -> Answer:
-        rows = self.store.rows(b.txn, DECISION)
+        rows = self._rows(b, DECISION)
         return "", [self._row(gid, rows[gid]) for gid in quoted(gids) if gid in rows]
 
     def _unfinished(self, b: Backend, limit: str) -> Answer:
-        found = [
-            (gid, row) for gid, row in self.store.rows(b.txn, DECISION).items() if not row[2] and row[0] != "aborted"
-        ]
+        found = [(gid, row) for gid, row in self._rows(b, DECISION).items() if not row[2] and row[0] != "aborted"]
         return "", [self._row(gid, row) for gid, row in sorted(found)[: int(limit)]]
 
     def _row(self, gid: str, row: Any) -> tuple[Any, ...]:
@@ -220,46 +66,65 @@ class MariaDBServer(Server):
     def _touch(self, b: Backend, gids: str, *, complete: bool) -> Steps:
         count = 0
         for gid in quoted(gids):
-            txn = yield from self._write(b, DECISION, gid)
+            txn = yield from self.write(b, DECISION, gid)
             row = self.store.read(txn, DECISION, gid)
             if row is not None:
                 count += 1
                 if complete:
                     self.completing(gid)
                 txn.writes[DECISION, gid] = (*row[:2], row[2] or complete, *row[3:5], row[5] + 1)
-        return (yield from self._implicit(b, count))
+        return (yield from self.implicit(b, count))
 
     def _applied(self, b: Backend, gids: str) -> Answer:
         wanted = set(quoted(gids))
-        return "", [key for key in self.store.rows(b.txn, BRANCH) if key[0] in wanted]
+        return "", [key for key in self._rows(b, BRANCH) if key[0] in wanted]
 
     def _drop_evidence(self, b: Backend, gids: str) -> Steps:
         wanted = set(quoted(gids))
-        keys = [key for key in self.store.rows(b.txn, BRANCH) if key[0] in wanted]
-        return (yield from self._delete(b, BRANCH, keys))
+        keys = [key for key in self.store.keys(BRANCH) if key[0] in wanted]
+        return (yield from self._delete(b, BRANCH, keys, lambda row: True, len(keys)))
 
     def _drop_decision(self, b: Backend, gids: str) -> Steps:
-        return (yield from self._delete(b, DECISION, quoted(gids)))
+        return (yield from self._delete(b, DECISION, quoted(gids), lambda row: True, 1))
 
     def _old_evidence(self, b: Backend, before: str, limit: str) -> Answer:
-        gids = sorted(gid for gid, _ in self.store.rows(b.txn, BRANCH) if gid < before)
+        gids = sorted(gid for gid, _ in self._rows(b, BRANCH) if gid < before)
         return "", [(gid,) for gid in gids[: int(limit)]]
 
     def _purge(self, b: Backend, before: str, retention_s: str, limit: str) -> Steps:
         oldest = self.clock_s() - float(retention_s)
-        rows = sorted(self.store.rows(b.txn, DECISION).items())
-        gids = [gid for gid, row in rows if gid < before and (row[2] or row[0] == "aborted") and row[3] < oldest]
-        if gids:
-            self.observer.hit("met", "mariadb: decisions purged")
-        return (yield from self._delete(b, DECISION, gids[: int(limit)]))
+        keys = [gid for gid in self.store.keys(DECISION) if gid < before]
 
-    def _delete(self, b: Backend, table: str, keys: list[Any]) -> Steps:
+        def is_old(row: Any) -> bool:
+            return bool((row[2] or row[0] == "aborted") and row[3] < oldest)
+
+        tag, rows = yield from self._delete(b, DECISION, keys, is_old, int(limit))
+        if tag != "0":
+            self.observer.hit("met", "mariadb: decisions purged")
+        return tag, rows
+
+    def _delete(self, b: Backend, table: str, keys: Sequence[Any], wanted: Callable[[Any], bool], limit: int) -> Steps:
+        """Whether a row is wanted is asked when it is locked; what others lock, perhaps not seen yet, is waited for."""
+        count = 0
         for key in keys:
-            txn = yield from self._write(b, table, key)
-            txn.writes[table, key] = None
-        return (yield from self._implicit(b, len(keys)))
+            if count == limit:
+                break
+            row = self.store.read(b.txn, table, key)
+            if not self.store.is_locked(b.txn, table, key) and not (row is not None and wanted(row)):
+                continue
+            txn = yield from self.write(b, table, key)
+            row = self.store.read(txn, table, key)
+            if row is not None and wanted(row):
+                txn.writes[table, key] = None
+                count += 1
+        return (yield from self.implicit(b, count))
+
+    def _rows(self, b: Backend, table: str) -> dict[Any, Any]:
+        self.reach(b)
+        return self.store.rows(b.txn, table)
 
     def _identity(self, b: Backend) -> Answer:
+        self.reach(b)
         return "", list(self.store.tables["node"].values())
 
     # Sessions and settings
@@ -282,7 +147,7 @@ class MariaDBServer(Server):
             raise SqlError("1094", f"Unknown thread id: {number}")
         self.observer.hit("met", "mariadb: session killed")
         self.schedule.after(KILL_S * self.random.random(), other.terminate)
-        return DONE
+        return OK
 
     def _sleep(self, b: Backend, seconds: str) -> Steps:
         yield float(seconds)
@@ -290,18 +155,18 @@ class MariaDBServer(Server):
 
     def _limit(self, b: Backend, seconds: str) -> Answer:
         b.settings["idle_limit_s"] = float(seconds)
-        return DONE
+        return OK
 
     def _lock_wait(self, b: Backend, seconds: str) -> Answer:
         b.settings["lock_wait_s"] = float(seconds)
-        return DONE
+        return OK
 
     def _read_only(self, b: Backend, what: str) -> Answer:
         b.settings["read_only"] = what == "ONLY"
-        return DONE
+        return OK
 
     def _nothing(self, b: Backend) -> Answer:
-        return DONE
+        return OK
 
     def _learn(self, b: Backend) -> Answer:
         return "", [(f"sim_{self.name}", 0, "10.11.19-MariaDB", "MIXED")]
@@ -321,6 +186,7 @@ class MariaDBServer(Server):
 
     def _look(self, b: Backend, key: Any) -> Answer:
         """At REPEATABLE READ the first look is what a transaction goes on to see, beside its own writes."""
+        self.reach(b)
         txn = b.txn
         assert txn is not None
         if ("list", key) in txn.writes:
@@ -330,12 +196,12 @@ class MariaDBServer(Server):
         return "", [(txn.view["list"][key],)]
 
     def _append(self, b: Backend, tag: Any, key: Any) -> Steps:
-        txn = yield from self._write(b, "list", key)
+        txn = yield from self.write(b, "list", key)
         txn.writes["list", key] = (*self.store.read(txn, "list", key), tag)
         return "1", ()
 
     def _move(self, b: Backend, amount: Any, key: Any) -> Steps:
-        txn = yield from self._write(b, "account", key)
+        txn = yield from self.write(b, "account", key)
         balance = self.store.read(txn, "account", key) + amount
         if balance < 0:
             raise SqlError("4025", "CONSTRAINT `balance` failed for `account`")
@@ -343,16 +209,16 @@ class MariaDBServer(Server):
         return "1", ()
 
     texts = texts(
-        (r"XA START (.*)", _xa_start),
-        (r"XA END (.*)", _xa_end),
-        (r"XA PREPARE (.*)", _xa_prepare),
-        (r"XA COMMIT (\S*) ONE PHASE", _xa_one_phase),
-        (r"XA COMMIT (\S*)", partial(_xa_finish, commit=True)),
-        (r"XA ROLLBACK (\S*)", partial(_xa_finish, commit=False)),
+        (r"XA START (.*)", MariaDBBranches.xa_start),
+        (r"XA END (.*)", MariaDBBranches.xa_end),
+        (r"XA PREPARE (.*)", MariaDBBranches.xa_prepare),
+        (r"XA COMMIT (\S*) ONE PHASE", MariaDBBranches.xa_one_phase),
+        (r"XA COMMIT (\S*)", partial(MariaDBBranches.xa_finish, commit=True)),
+        (r"XA ROLLBACK (\S*)", partial(MariaDBBranches.xa_finish, commit=False)),
         (r"XA RECOVER", _recover),
-        (r"START TRANSACTION", _start),
-        (r"COMMIT", _commit),
-        (r"ROLLBACK", _rollback),
+        (r"START TRANSACTION", MariaDBBranches.start_transaction),
+        (r"COMMIT", MariaDBBranches.commit),
+        (r"ROLLBACK", MariaDBBranches.roll_back),
         (r"INSERT INTO \S*nodoubt_branch VALUES \('(.*)',\s*(\d+)\)", _evidence),
         (r"INSERT INTO \S*nodoubt_decision \(gid, .* VALUES \('(.*)','committed','(.*)',([01]),''\)", _decide),
         (r"INSERT INTO \S*nodoubt_decision .* VALUES (.*) ON DUPLICATE KEY UPDATE .*", _probe),

@@ -8,7 +8,7 @@ stands alone arrives a second time, later, on a connection of its own. A *partit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
 
@@ -134,6 +134,8 @@ class Network:
         #: One way, on a good day.
         self._latency_s = latency_s
         self.healed = False
+        #: Told of every text that is sent, while somebody waits for one.
+        self.overhear: Callable[[str, str, str], None] | None = None
         #: (machine, server) -> when packets pass again.
         self._cut: dict[tuple[str, str], float] = {}
         self._fates: list[tuple[float, str]] = []

@@ -15,7 +15,7 @@ from nodoubt.sim.network import FATES
 #: Faults that strike at a moment, and how many strike in one history at most.
 STROKES = {
     "process killed": 3,
-    "machine lost power": 2,
+    "machine lost power": 3,
     "process paused": 2,
     "server killed": 3,
     "server paused": 2,
@@ -24,7 +24,9 @@ STROKES = {
     "full disk": 2,
     "forced write fails": 2,
     "clock jumps": 3,
-    "operator finishes a branch": 2,
+    "operator finishes a branch": 3,
+    "owner overtaken": 2,
+    "seen decision lost": 2,
 }
 #: Faults that callers make.
 CALLERS = ("caller cancels", "caller times out", "block raises", "block ignores an error")
@@ -33,8 +35,15 @@ STRANGERS = "strangers' branches"
 KINDS = (*FATES, *STROKES, *CALLERS, STRANGERS)
 #: Every so many seeds the faults never end.
 UNLIMITED = 5
+#: Faults that are drawn twice as often where a node of some kind is: there they show most.
+LIKELIER = {
+    "process killed": "sqlite",
+    "machine lost power": "sqlite",
+    "forced write fails": "sqlite",
+    "seen decision lost": "mariadb",
+}
 #: Kinds of nodes, as often as they are drawn.
-NODES = ("postgresql", "postgresql", "mariadb", "mariadb", "sqlite")
+NODES = (*["postgresql"] * 4, *["mariadb"] * 4, *["sqlite"] * 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +94,7 @@ def draw(seed: int) -> Plan:
     share = random.choice((0.08, 0.2, 0.4))
     rates: dict[str, float] = {}
     for kind in KINDS:
-        if random.random() >= share:
+        if random.random() >= share * (2 if LIKELIER.get(kind) in nodes.values() else 1):
             continue
         if kind in STROKES:
             rates[kind] = random.randint(1, STROKES[kind])
@@ -93,6 +102,8 @@ def draw(seed: int) -> Plan:
             rates[kind] = random.choice((0.1, 0.3, 0.9))
         else:
             rates[kind] = 1 if kind == STRANGERS else 10 ** random.uniform(-3, -0.5)
+    if "seen decision lost" in rates and random.random() < 0.5:
+        rates.setdefault("operator finishes a branch", 1)
     return Plan(
         seed=seed,
         nodes=nodes,

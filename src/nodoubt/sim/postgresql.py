@@ -16,6 +16,7 @@ from nodoubt.sim.server import DONE, Answer, Backend, Rows, Server, Steps, quote
 from nodoubt.sim.store import Deadlock, Prepared, Record, SqlError, Txn
 
 DECISION, BRANCH = "decision", "branch"
+SET: Answer = ("SET", ())
 #: A row of the table of decisions: decision, participants, complete, decided_at, reason.
 Decision = tuple[str, str, bool, float, str]
 
@@ -84,7 +85,7 @@ class PostgreSQLServer(Server):
                 f"{self.name}: BEGIN on a session that is in a transaction: a doubtful one was pooled"
             )
         b.txn = Txn(read_only="READ ONLY" in rest)
-        return DONE
+        return "BEGIN", ()
 
     def _commit(self, b: Backend) -> Steps:
         txn = b.txn
@@ -192,14 +193,24 @@ class PostgreSQLServer(Server):
     def _row(self, gid: str, row: Decision) -> tuple[Any, ...]:
         return gid, row[0], row[1], row[2], self.clock_s() - row[3], row[4]
 
+    def _there(self, b: Backend, table: str, keys: list[Any]) -> Generator[Any, Any, list[Any]]:
+        """Lock rows to change them, and return which are there. One that nobody has committed is not seen, nor waited for."""
+        found = []
+        for key in keys:
+            if self.store.read(b.txn, table, key) is None:
+                continue
+            txn = yield from self._write(b, table, key)
+            if self.store.read(txn, table, key) is not None:
+                found.append(key)
+        return found
+
     def _complete(self, b: Backend, gids: str) -> Steps:
-        for gid in quoted(gids):
-            txn = yield from self._write(b, DECISION, gid)
-            row = self.store.read(txn, DECISION, gid)
-            if row is not None:
-                self.completing(gid)
-                txn.writes[DECISION, gid] = (*row[:2], True, *row[3:])
-        return "UPDATE", ()
+        found = yield from self._there(b, DECISION, quoted(gids))
+        for gid in found:
+            self.completing(gid)
+            row = self.store.read(b.txn, DECISION, gid)
+            b.txn.writes[DECISION, gid] = (*row[:2], True, *row[3:])  # type: ignore[union-attr]
+        return f"UPDATE {len(found)}", ()
 
     def _applied(self, b: Backend, gids: str) -> Answer:
         wanted = set(quoted(gids))
@@ -223,10 +234,10 @@ class PostgreSQLServer(Server):
         return (yield from self._delete(b, DECISION, gids[: int(limit)]))
 
     def _delete(self, b: Backend, table: str, keys: list[Any]) -> Steps:
-        for key in keys:
-            txn = yield from self._write(b, table, key)
-            txn.writes[table, key] = None
-        return (yield from self._implicit(b, f"DELETE {len(keys)}"))
+        found = yield from self._there(b, table, keys)
+        for key in found:
+            b.txn.writes[table, key] = None  # type: ignore[union-attr]
+        return (yield from self._implicit(b, f"DELETE {len(found)}"))
 
     def _identity(self, b: Backend) -> Answer:
         return "", list(self.store.tables["node"].values())
@@ -235,14 +246,17 @@ class PostgreSQLServer(Server):
 
     def _idle_limit(self, b: Backend, milliseconds: str) -> Answer:
         b.settings["idle_limit_s"] = int(milliseconds) / 1000
-        return DONE
+        return SET
 
     def _lock_timeout(self, b: Backend, milliseconds: str) -> Answer:
         b.settings["lock_timeout_s"] = int(milliseconds) / 1000
-        return DONE
+        return SET
 
     def _nothing(self, b: Backend, *groups: str) -> Answer:
         return DONE
+
+    def _set(self, b: Backend) -> Answer:
+        return SET
 
     def _own_session(self, b: Backend) -> Answer:
         return "", [(b.number, f"at {b.number}")]
@@ -292,7 +306,7 @@ class PostgreSQLServer(Server):
         balance = self.store.read(txn, "account", key) + amount
         if balance < 0:
             self._abort(b)
-            raise SqlError("23514", 'new row for relation "account" violates check constraint')
+            raise SqlError("23514", 'new row for relation "account" violates check constraint', "public.balance")
         txn.writes["account", key] = balance
         return "UPDATE 1", ()
 
@@ -306,9 +320,9 @@ class PostgreSQLServer(Server):
         (r"PREPARE nodoubt_(\w+)\(.*", _nothing),
         (r"COMMIT PREPARED '(.*)'", partial(_finish, commit=True)),
         (r"ROLLBACK PREPARED '(.*)'", partial(_finish, commit=False)),
-        (r"SET LOCAL synchronous_commit\s*=\s*on", _nothing),
-        (r"SET synchronous_commit = on", _nothing),
-        (r"SET default_transaction_isolation = 'read committed'", _nothing),
+        (r"SET LOCAL synchronous_commit\s*=\s*on", _set),
+        (r"SET synchronous_commit = on", _set),
+        (r"SET default_transaction_isolation = 'read committed'", _set),
         (r"SET lock_timeout = (\d+)", _lock_timeout),
         (r"SET idle_in_transaction_session_timeout = (\d+)", _idle_limit),
         (r"SELECT gid, extract\(.* FROM pg_prepared_xacts WHERE .*", _listed),

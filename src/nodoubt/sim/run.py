@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Settings
@@ -29,7 +30,7 @@ from nodoubt.sim.seam import swapped
 from nodoubt.sim.server import EPOCH_S, Server
 from nodoubt.sim.sqlite_file import SQLiteDatabase
 from nodoubt.sim.store import Prepared, Record, Tables, Txn
-from nodoubt.sim.watch import Watcher, verdicts_counted
+from nodoubt.sim.watch import PURGES, SETTLES, Watcher, verdicts_counted
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS, Attempt, Client
 
 DOMAIN = "sim"
@@ -37,12 +38,9 @@ SERVERS: dict[str, type[Server]] = {"postgresql": PostgreSQLServer, "mariadb": M
 #: Everything must be settled this long after the last fault, in virtual seconds: the longest session limit, and some rounds.
 SETTLED_S_MAX = 600.0
 #: How often it is looked whether everything is settled.
-LOOK_S = 5.0
+LOOK_S = 1.0
 #: How often a new process settles again, which takes longer to simulate than one that runs.
 NEW_PROCESS = 0.2
-#: How the texts of purging and of finishing a branch begin.
-PURGES = ("SELECT gid FROM", "DELETE FROM nodoubt.decision", "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;DELETE")
-FINISHES = ("COMMIT PREPARED", "ROLLBACK PREPARED", "XA COMMIT", "XA ROLLBACK")
 #: A history takes some thousand steps; one that takes so many will never end.
 STEPS_MAX = 500_000
 
@@ -198,7 +196,7 @@ class Simulation:
         process.loop.create_task(self._live(process))
 
     async def _live(self, process: Process) -> None:
-        await _opened(process)
+        await opened(process)
         manager = process.manager
         await asyncio.gather(*[client.work(manager) for client in self._clients.get(process.name, ())])
         process.idle = True
@@ -206,6 +204,11 @@ class Simulation:
     def clock(self, name: str) -> Clock:
         """The wall clock of a process's machine."""
         return self._clocks[name]
+
+    def decisions(self, gid: str) -> list[Any]:
+        """The rows that decide a transaction, on whatever node."""
+        rows = [database.store.tables["decision"].get(gid) for database in self.databases.values()]
+        return [row for row in rows if row is not None]
 
     def crash_points(self, name: str) -> None:
         """Note what a process leaves that dies now."""
@@ -218,7 +221,7 @@ class Simulation:
         for text in process.asking():
             if text.startswith(PURGES):
                 points.append("C12")
-            elif text.startswith(FINISHES) and not any(gid in text for gid in engine.live):
+            elif any(mark in text for mark in SETTLES) and not any(gid in text for gid in engine.live):
                 points.append("C13")
         for point in points:
             self.observer.hit("crash point", point)
@@ -228,8 +231,8 @@ class Simulation:
         point = self.watcher.points.get(gid, "C1")
         databases = self.databases.values()
         prepared = sum(any(f".{gid}" in name for name in database.in_doubt()) for database in databases)
-        if point == "C4" and prepared:
-            return "C5"
+        if point in ("C4", "C5") and prepared:
+            return "C5" if prepared < participants else "C6"
         return "C10" if point == "C9" and 0 < prepared < participants else point
 
     def _completing(self, gid: str) -> None:
@@ -273,6 +276,9 @@ class Simulation:
             return
         before = judge.durable(self)
         self._settle_again()
+        # A PREPARE that was on its way to a disk or over the network when all was quiet may end only now.
+        if not self.is_quiet() and not self._wait_until_settled():
+            self.observer.violation(f"not settled again: {judge.open_ends(self)}")
         for change in judge.changed(before, judge.durable(self)):
             self.observer.violation(f"settling again changed something: {change}")
         judge.liveness(self)
@@ -310,7 +316,7 @@ class Simulation:
             loop.bury()
 
 
-async def _opened(process: Process) -> None:
+async def opened(process: Process) -> None:
     """Open the manager, as often as it takes."""
     while True:
         try:

@@ -18,9 +18,9 @@ from nodoubt.nodes.sqlite_guard import SQLiteGuard
 from nodoubt.nodes.sqlite_sessions import LOCK_LOOK_S
 from nodoubt.sim.driver import SimulatedError
 from nodoubt.sim.loop import ProcessLoop
-from nodoubt.sim.machine import Died
+from nodoubt.sim.machine import UNSEEN_COMMIT, Died
 from nodoubt.sim.sqlite_file import SQLiteDatabase
-from nodoubt.sim.store import Record, Txn
+from nodoubt.sim.store import Record, Tables, Txn
 
 Rows = list[tuple[Any, ...]]
 #: Tables that a changeset carries.
@@ -46,6 +46,7 @@ class SimulatedSQLite:
         self._database = database
         self._txn: Txn | None = None
         self._patience_s = 0.0
+        self._is_query_only = False
         database.opened(self)
 
     def wait_for_locks(self, seconds: float) -> None:
@@ -129,9 +130,20 @@ class SimulatedSQLite:
     # Rows
 
     def _read(self, table: str, key: Any) -> Any:
-        return self._database.store.read(self._txn, table, key)
+        view = self._view()
+        return self._database.store.read(self._txn, table, key) if view is None else view[table].get(key)
+
+    def _view(self) -> Tables | None:
+        """What a reader goes on to see: the rows of its first look. A writer sees what there is, as nobody else writes."""
+        if self._txn is None or not self._txn.read_only:
+            return None
+        if self._txn.view is None:
+            self._txn.view = self._database.store.snapshot()
+        return self._txn.view
 
     def _write(self, table: str, key: Any, row: Any) -> None:
+        if self._is_query_only:
+            raise StatementFailed("SQLITE_READONLY", "attempt to write a readonly database")
         if self._database.writer is not self or self._txn is None:
             self._database.observer.violation(f"{self._database.name}: a write outside of any branch")
             return
@@ -139,7 +151,8 @@ class SimulatedSQLite:
 
     def rows(self, table: str) -> dict[Any, Any]:
         """A table as this session sees it."""
-        return self._database.store.rows(self._txn, table)
+        view = self._view()
+        return self._database.store.rows(self._txn, table) if view is None else view[table]
 
     def _release(self) -> None:
         self._txn = None
@@ -167,25 +180,34 @@ class SimulatedSQLite:
         self._release()
 
     def _commit(self) -> None:
-        txn, database = self._txn, self._database
-        if txn is not None and txn.writes:
-            machine, store = database.machine, database.store
-            machine.step(self.loop)
-            if machine.disk.full:
-                database.observer.hit("met", "sqlite: disk full")
-                raise StatementFailed("SQLITE_FULL", "database or disk is full")
-            # Written: from now on it may be found, though nobody has seen it.
-            database.ghost = Record("commit", writes=txn.writes)
-            machine.step(self.loop)
-            if machine.disk.fails:
-                machine.disk.fails = False
-                database.observer.hit("met", "sqlite: forced write failed")
-                raise StatementFailed("SQLITE_IOERR", "disk I/O error")
-            store.force(store.append(database.ghost))
-            database.ghost = None
-            store.apply(txn.writes)
-            machine.step(self.loop)
+        """Like SQLite, whatever goes wrong here rolls everything back, and the lock is free."""
+        txn = self._txn
+        try:
+            if txn is not None and txn.writes:
+                self._force(txn)
+        except StatementFailed:
+            self._release()
+            raise
         self._release()
+
+    def _force(self, txn: Txn) -> None:
+        database = self._database
+        machine, store = database.machine, database.store
+        machine.step(self.loop)
+        if machine.disk.full:
+            database.observer.hit("met", "sqlite: disk full")
+            raise StatementFailed("SQLITE_FULL", "database or disk is full")
+        # Written: from now on it may be found, though nobody has seen it.
+        database.ghost = Record("commit", writes=txn.writes)
+        machine.step(self.loop, UNSEEN_COMMIT)
+        if machine.disk.fails:
+            machine.disk.fails = False
+            database.observer.hit("met", "sqlite: forced write failed")
+            raise StatementFailed("SQLITE_IOERR", "disk I/O error")
+        store.force(store.append(database.ghost))
+        database.ghost = None
+        store.apply(txn.writes)
+        machine.step(self.loop)
 
     # Our tables
 
@@ -271,6 +293,9 @@ class SimulatedSQLite:
             raise StatementFailed("SQLITE_CONSTRAINT", "CHECK constraint failed: balance")
         self._write("account", key, balance)
 
+    def _query_only(self) -> None:
+        self._is_query_only = True
+
     def _nothing(self) -> None:
         return None
 
@@ -331,7 +356,8 @@ _TEXTS: tuple[tuple[re.Pattern[str], Callable[..., Rows | None]], ...] = tuple(
         (r"PRAGMA main.schema_version", lambda session: [(1,)]),
         (r"SELECT l.name, .* FROM pragma_table_list .*", SimulatedSQLite._keys),
         (r"SELECT 1 FROM main.sqlite_schema WHERE name = 'sqlite_sequence'", SimulatedSQLite._nothing),
-        (r"SELECT count\(\*\) FROM sqlite_schema|PRAGMA query_only = ON", SimulatedSQLite._nothing),
+        (r"SELECT count\(\*\) FROM sqlite_schema", SimulatedSQLite._nothing),
+        (r"PRAGMA query_only = ON", SimulatedSQLite._query_only),
     )
 )
 

@@ -63,8 +63,7 @@ class SQLiteDatabase:
         """The first one to open the file after all had gone reads the WAL file again."""
         if not self.sessions and self.ghost is not None:
             if self.machine.random.random() < 0.5:
-                self.observer.hit("met", "sqlite: an unseen commit came back")
-                self.observer.say(self.name, "finds a commit that nobody saw")
+                self._haunted()
                 self.store.append(self.ghost)
                 self.store.apply(self.ghost.writes)
             self.ghost = None
@@ -77,7 +76,13 @@ class SQLiteDatabase:
 
     def lose_power(self) -> None:
         """All who had it open are dead."""
-        if self.ghost is not None:
-            self.store.append(self.ghost)
-            self.ghost = None
+        ghost, self.ghost = self.ghost, None
+        if ghost is not None:
+            self.store.append(ghost)
         self.store.crash(self.machine.random)
+        if ghost is not None and self.store.log[-1:] == [ghost]:
+            self._haunted()
+
+    def _haunted(self) -> None:
+        self.observer.hit("met", "sqlite: an unseen commit came back")
+        self.observer.say(self.name, "finds a commit that nobody saw")

@@ -103,6 +103,14 @@ class Store:
             return rows
         return {key: row for key, row in {**rows, **own}.items() if row is not None}
 
+    def keys(self, table: str) -> list[Any]:
+        """In order, the keys of all rows that there are, and of those that somebody holds and that may come to be."""
+        return sorted({*self.tables[table], *(key for name, key in self._holders if name == table)})
+
+    def is_locked(self, txn: Txn | None, table: str, key: Any) -> bool:
+        """Whether somebody else holds a row."""
+        return self._holders.get((table, key), txn) is not txn
+
     def snapshot(self) -> Tables:
         """All rows now."""
         return {name: dict(rows) for name, rows in self.tables.items()}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any, Literal
 
 from nodoubt.engine import performer, settle
 from nodoubt.protocol import messages as m
+from nodoubt.protocol.states import BRANCHES
 from nodoubt.protocol.verdicts import Age, HomeSays, NodeSays, Verdict, Whose
 from nodoubt.sim.loop import Schedule
+from nodoubt.sim.machine import Died
 from nodoubt.sim.observer import Observer
 from nodoubt.sim.seam import swapped
 
@@ -22,10 +25,27 @@ POINTS: dict[str, str] = {
     "Prepare": "C4",
     "Prepared": "C5",
     "Decide": "C7",
+    "DecisionDurable": "C8",
     "CommitBranch": "C9",
     "BranchCommitted": "C10",
     "Forget": "C11",
 }
+#: How the texts of purging and of finishing a branch begin.
+PURGES = ("SELECT gid FROM", "DELETE FROM nodoubt.decision", "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;DELETE")
+FINISHES = ("COMMIT PREPARED", "ROLLBACK PREPARED", "XA COMMIT", "XA ROLLBACK")
+
+
+#: Steps of recovery that are no messages of the machine -> what their texts contain.
+STEPS: Mapping[str, tuple[str, ...]] = {
+    "unfinished": ("WHERE NOT complete", "WHERE complete = 0"),
+    "list": ("pg_prepared_xacts WHERE", "XA RECOVER"),
+    "probe": ("DO NOTHING RETURNING gid", "ON DUPLICATE KEY UPDATE probes"),
+    "finish": FINISHES,
+    "purge": PURGES,
+}
+_MARKS = [(mark, step) for step, marks in STEPS.items() for mark in marks]
+#: What a settler may be in the middle of.
+SETTLES = (*STEPS["probe"], *STEPS["finish"])
 
 
 class Watcher:
@@ -36,25 +56,55 @@ class Watcher:
         self._observer = observer
         self.points: dict[str, str] = {}
         self._seen: Counter[str] = Counter()
-        #: (message, how often it was seen) -> what to do then: faults that aim at the protocol instead of a time.
-        self.aimed: dict[tuple[str, int], list[Callable[[str], object]]] = {}
+        #: gid -> whether its last message was an order or a fact
+        self._last: dict[str, str] = {}
+        #: (message or step, how often it was seen) -> what to do then: faults that aim at the protocol instead of a time.
+        #: They are told the process, the gid or the server asked, and whether they may strike before anything else happens.
+        self.aimed: dict[tuple[str, int], list[Callable[[str, str, bool], object]]] = {}
 
     def __call__(self, what: Literal["order", "fact"], gid: str, message: m.Order | m.Fact) -> None:
         name = type(message).__name__
         self._seen[name] += 1
         loop: Any = asyncio.get_running_loop()
-        if what == "fact":
-            work = loop.owner.manager.engine.live.get(gid)
-            if work is not None:
-                self._observer.hit("transition", f"{work.machine.phase} + {name}")
+        point = POINTS.get(name)
+        # Of orders that are given together the first is the moment before all of them.
+        at_once, self._last[gid] = what == "fact" or self._last.get(gid) != what, what
         for strike in self.aimed.pop((name, self._seen[name]), ()):
-            self._schedule.after(0.0, strike, loop.name)
+            strike(loop.name, gid, at_once)
+        if loop.dead:
+            raise Died
+        if what == "fact":
+            self._count(loop, gid, message)
         self._observer.hit(what, name)
         if self._observer.lines is not None:
             self._observer.say("machine", f"{gid[-6:]} {what} {message}")
-        point = POINTS.get(name)
         if point is not None:
             self.points[gid] = point
+
+    def _count(self, loop: Any, gid: str, fact: Any) -> None:
+        work = loop.owner.manager.engine.live.get(gid)
+        if work is None:
+            return
+        name, machine = type(fact).__name__, work.machine
+        self._observer.hit("transition", f"{machine.phase} + {name}")
+        number = getattr(fact, "branch", machine.home)
+        if number is not None and number < len(machine.branches):
+            state = machine.branches[number]
+            if (state, type(fact)) in BRANCHES:
+                self._observer.hit("transition of a branch", f"{state} + {name}")
+
+    def seen(self, what: str) -> int:
+        """How often a message or a step was seen."""
+        return self._seen[what]
+
+    def overhear(self, process: str, server: str, text: str) -> None:
+        """A process sends a text: a step of settling may be what a fault aims at."""
+        name = next((step for mark, step in _MARKS if mark in text), "")
+        if name:
+            self._seen[name] += 1
+            for strike in self.aimed.pop((name, self._seen[name]), ()):
+                # Once it was sent.
+                self._schedule.after(0.0, strike, process, server, True)
 
 
 @contextmanager
@@ -69,7 +119,20 @@ def verdicts_counted(observer: Observer) -> Iterator[None]:
 
         return counted
 
+    listed = settle.Settler._listed
+
+    async def counted_lists(self: settle.Settler, report: Any) -> Any:
+        # What is foreign or live is sorted out right behind the lists, before any verdict is asked for.
+        lists = await listed(self, report)
+        for _ in range(sum(report.foreign.values())):
+            observer.hit("verdict", "foreign")
+        for branch in chain.from_iterable(lists.values()):
+            if self._live(branch.id.gid):
+                observer.hit("verdict", "live")
+        return lists
+
     with ExitStack() as stack:
+        stack.enter_context(swapped(settle.Settler, "_listed", counted_lists))
         for user in (settle, performer):
             stack.enter_context(swapped(user, "verdict", counting(vars(user)["verdict"])))
         yield

@@ -13,6 +13,7 @@ from typing import Any
 
 from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManager
 from nodoubt.errors import HeuristicOutcome, NodoubtError
+from nodoubt.judge.history import Op
 from nodoubt.sim.driver import SimulatedError
 from nodoubt.sim.loop import Handle
 from nodoubt.sim.observer import Observer
@@ -22,6 +23,8 @@ from nodoubt.sim.sqlite import APPEND, LOOK, MOVE
 LISTS = ("l0", "l1")
 ACCOUNTS = ("a0", "a1", "a2")
 BALANCE = 1000
+#: How often a block lets time pass before its first statement, and after its last one.
+THINKS = 0.1
 #: More than any account holds: the databases refuse it.
 OVERDRAFT = 1_000_000
 #: kind of node -> the texts of the work: look, append, move.
@@ -51,6 +54,8 @@ class Attempt:
     tag: str
     gid: str
     moved: dict[str, int] = field(default_factory=dict)
+    #: What it read and appended, as the history checker reads it: ("r", (node, list), tags) or ("append", (node, list), tag).
+    ops: list[Op] = field(default_factory=list)
     #: Every statement of the block succeeded.
     whole: bool = True
     #: What the caller was told: a state of Outcome, or "" when nobody was left to be told.
@@ -79,10 +84,15 @@ class Client:
     async def work(self, manager: AsyncTransactionManager) -> None:
         """Make the transactions that are left."""
         # Evenly over the time, or all at once.
-        pace = (self.left + 1) / self._plan.horizon_s * self._random.choice((1, 10))
+        pace = (self.left + 1) / self._plan.horizon_s * self._random.choice((1, 10, 10))
         while self.left:
             self.left -= 1
-            await asyncio.sleep(self._random.expovariate(pace))
+            pause_s = self._random.expovariate(pace)
+            faults_s = max(0.0, self._plan.horizon_s - asyncio.get_running_loop().time())
+            if self._plan.heals and pause_s >= faults_s:
+                # Behind the last fault one more shows that all is well again, and nobody waits for it.
+                self.left, pause_s = 0, faults_s + self._random.random()
+            await asyncio.sleep(pause_s)
             await self._one(manager)
 
     async def _one(self, manager: AsyncTransactionManager) -> None:
@@ -118,7 +128,7 @@ class Client:
 
     async def _transact(self, manager: AsyncTransactionManager, timeout: float) -> None:
         random = self._random
-        if random.random() < 0.2:
+        if random.random() < 0.3:
             await self._run(manager, timeout)
             return
         home = random.choice([None, None, *self._plan.nodes])
@@ -163,23 +173,26 @@ class Client:
 
     async def _do(self, tx: AsyncTransaction, attempt: Attempt) -> None:
         random, nodes, rates = self._random, self._plan.nodes, self._plan.rates
+        if random.random() < THINKS:
+            await asyncio.sleep(random.random() * self._plan.latency_s * 10)
         names = random.sample(list(nodes), random.choice((1, 2, len(nodes), len(nodes))))
         amounts = [random.randint(1, 9) for _ in names[1:]]
         others = [name for name in nodes if name not in names]
         reads_first = random.random() < 0.3
         if others and reads_first:
-            await self._read(tx, random.choice(others))
+            await self._read(tx, attempt, random.choice(others))
         for name, amount in zip(names, [-sum(amounts), *amounts], strict=True):
-            look, append, move = TEXTS[nodes[name]]
+            _, append, move = TEXTS[nodes[name]]
             connection: Any = await tx.on(name)
             if random.random() < 0.5:
-                await connection.execute(look, random.choice(LISTS))
+                await self._look(connection, attempt, name)
             attempt.moved[name] = amount
             try:
                 if random.random() < rates.get("block ignores an error", 0):
                     attempt.whole = False
                     await connection.execute(move, -OVERDRAFT, random.choice(ACCOUNTS))
-                await connection.execute(append, attempt.tag, random.choice(LISTS))
+                attempt.ops.append(("append", (name, key := random.choice(LISTS)), attempt.tag))
+                await connection.execute(append, attempt.tag, key)
                 await connection.execute(move, amount, random.choice(ACCOUNTS))
             except SimulatedError:
                 if "block ignores an error" not in rates:
@@ -187,13 +200,17 @@ class Client:
                 self._observer.hit("fault", "block ignores an error")
                 attempt.whole = False
         if others and not reads_first and random.random() < 0.5:
-            await self._read(tx, random.choice(others))
+            await self._read(tx, attempt, random.choice(others))
         if random.random() < rates.get("block raises", 0):
             self._observer.hit("fault", "block raises")
             raise Regret
-        if random.random() < 0.1:
+        if random.random() < THINKS:
             await asyncio.sleep(random.random())
 
-    async def _read(self, tx: AsyncTransaction, name: str) -> None:
-        look = TEXTS[self._plan.nodes[name]][0]
-        await (await tx.on(name, read_only=True)).execute(look, self._random.choice(LISTS))
+    async def _read(self, tx: AsyncTransaction, attempt: Attempt, name: str) -> None:
+        await self._look(await tx.on(name, read_only=True), attempt, name)
+
+    async def _look(self, connection: Any, attempt: Attempt, name: str) -> None:
+        key = self._random.choice(LISTS)
+        ((tags,),) = await connection.execute(TEXTS[self._plan.nodes[name]][0], key)
+        attempt.ops.append(("r", (name, key), tags))

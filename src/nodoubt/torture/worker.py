@@ -15,12 +15,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, Literal
+from typing import Any
 
 from nodoubt.demo.bank import read_rows
 from nodoubt.demo.killer import BETWEEN
 from nodoubt.demo.plain import PlainSession, connections
-from nodoubt.demo.worker import Worker, say, serve, settler_watch
+from nodoubt.demo.worker import Worker, say, serve
 from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManager
 from nodoubt.engine.config import load
 from nodoubt.errors import HeuristicOutcome, InvariantBroken, NodeUnavailable, NodoubtError
@@ -74,18 +74,7 @@ class Toiler(Worker):
 
     async def with_nodoubt(self) -> None:
         """Every job a transaction of nodoubt."""
-
-        def is_live(gid: str) -> bool:
-            return gid in manager.engine.live
-
-        report = settler_watch(is_live, lambda gid, branch: say(settled=[gid, branch]))
-
-        def watch(kind: Literal["order", "fact"], gid: str, message: Any) -> None:
-            if is_live(gid):
-                self.reached(f"{kind} {type(message).__name__}", gid)
-            report(kind, gid, message)
-
-        manager = AsyncTransactionManager.open(self._nodes, domain=self.domain, watch=watch, **SETTINGS)
+        manager = self.manager(self._nodes, **SETTINGS)
         async with AsyncExitStack() as stack:
             while True:
                 try:

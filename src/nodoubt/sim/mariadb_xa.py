@@ -1,0 +1,231 @@
+"""The transactions of a MariaDB-like server: plain ones, and the branches of XA with the states that the manual gives them.
+
+A prepared branch stays attached to its session: others get 1397 although XA RECOVER lists it, until that session is gone, which
+takes a moment. A deadlock leaves a branch that can only be rolled back. A commit is seen before it is forced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+from nodoubt.protocol.ids import XA_FORMAT, BranchId
+from nodoubt.sim.server import Answer, Backend, Server, Steps
+from nodoubt.sim.store import Deadlock, Prepared, Record, SqlError, Txn
+
+#: No row was changed.
+OK: Answer = ("0", ())
+#: ``innodb_lock_wait_timeout`` of a new session.
+LOCK_WAIT_S = 50.0
+#: The states of a session's branch, by the manual's names; NONE where there is none.
+NONE, ACTIVE, IDLE, PREPARED, ROLLBACK_ONLY = "NON-EXISTING", "ACTIVE", "IDLE", "PREPARED", "ROLLBACK ONLY"
+
+
+def _state(b: Backend) -> str:
+    return str(b.settings.get("xa", NONE))
+
+
+def _wrong_state(b: Backend) -> SqlError:
+    return SqlError("1399", f"XAER_RMFAIL: not when the transaction is in the {_state(b)} state")
+
+
+def _unknown() -> SqlError:
+    return SqlError("1397", "XAER_NOTA: Unknown XID")
+
+
+class MariaDBBranches(Server):
+    """See the module. ``settings["xa"]`` of a session is the state of its branch."""
+
+    kind = "mariadb"
+
+    def spell(self, branch: BranchId) -> str:
+        mark = hashlib.sha256(f"sim_{self.name}".encode()).hexdigest()[:16]
+        gtrid, bqual = replace(branch, session=f"00000000{mark}").xa()
+        return f"'{gtrid}','{bqual}',{XA_FORMAT}"
+
+    def reach(self, b: Backend) -> None:
+        """Called before a session uses a table. Raises SqlError."""
+        if _state(b) not in (NONE, ACTIVE):
+            raise _wrong_state(b)
+
+    def write(self, b: Backend, table: str, key: Any) -> Generator[Any, Any, Txn]:
+        """Lock a row for writing. A failure undoes the statement; a deadlock the whole transaction."""
+        self.reach(b)
+        txn = b.txn
+        if txn is not None and txn.read_only:
+            raise SqlError("1792", "Cannot execute statement in a READ ONLY transaction")
+        if txn is None:
+            b.txn = txn = Txn()
+            b.settings["implicit"] = True
+        if self.disk.full and self.random.random() < 0.5:
+            self.observer.hit("met", "mariadb: disk full")
+            raise self.failed(b, SqlError("1114", f"The table '{table}' is full"))
+        try:
+            got = yield from self.lock(b, table, key, b.settings.get("lock_wait_s", LOCK_WAIT_S))
+        except Deadlock:
+            self.observer.hit("met", "mariadb: deadlock")
+            self.store.end(txn, apply=False)
+            if b.branch:
+                b.settings["xa"] = ROLLBACK_ONLY
+            else:
+                self._close(b)
+            raise SqlError("1213", "Deadlock found when trying to get lock") from None
+        if not got:
+            raise self.failed(b, SqlError("1205", "Lock wait timeout exceeded"))
+        return txn
+
+    def failed(self, b: Backend, error: SqlError) -> SqlError:
+        """The error of a statement, which outside any transaction takes what it did with it."""
+        if b.settings.get("implicit") and b.txn is not None:
+            self.store.end(b.txn, apply=False)
+            self._close(b)
+        return error
+
+    def implicit(self, b: Backend, count: int) -> Steps:
+        """Commit a statement that stands outside any transaction."""
+        if b.settings.get("implicit") and b.txn is not None:
+            yield from self._commit_txn(b, b.txn)
+        return str(count), ()
+
+    def _close(self, b: Backend) -> None:
+        b.txn, b.branch = None, ""
+        for key in ("implicit", "xa"):
+            b.settings.pop(key, None)
+
+    def _commit_txn(self, b: Backend, txn: Txn) -> Generator[Any, Any, None]:
+        """Seen at once, and answered when it is forced."""
+        self.store.end(txn, apply=True)
+        self._close(b)
+        if txn.writes:
+            yield from self.force(b, self.store.append(Record("commit", writes=txn.writes)))
+
+    # Plain transactions
+
+    def start_transaction(self, b: Backend) -> Answer:
+        """``START TRANSACTION``."""
+        self._expect_clean(b)
+        if b.branch:
+            raise _wrong_state(b)
+        b.txn = Txn(read_only=bool(b.settings.get("read_only")))
+        return OK
+
+    def _expect_clean(self, b: Backend) -> None:
+        if b.txn is not None:
+            self.observer.violation(f"{self.name}: START on a session in a transaction: a doubtful one was pooled")
+
+    def commit(self, b: Backend) -> Steps:
+        """``COMMIT``."""
+        if b.branch:
+            raise _wrong_state(b)
+        if b.txn is not None:
+            yield from self._commit_txn(b, b.txn)
+        return OK
+
+    def roll_back(self, b: Backend) -> Answer:
+        """``ROLLBACK``."""
+        if b.branch:
+            raise _wrong_state(b)
+        return self._undo(b)
+
+    def _undo(self, b: Backend) -> Answer:
+        if b.txn is not None and not b.txn.over:
+            self.store.end(b.txn, apply=False)
+        self._close(b)
+        return OK
+
+    # XA
+
+    def xa_start(self, b: Backend, xid: str) -> Answer:
+        """``XA START``."""
+        self._expect_clean(b)
+        if b.txn is not None:
+            raise _wrong_state(b) if b.branch else _outside()
+        if xid in self.store.prepared or any(other.branch == xid for other in self.backends.values()):
+            raise SqlError("1440", "XAER_DUPID: The XID already exists")
+        b.txn = Txn(read_only=bool(b.settings.get("read_only")))
+        b.branch, b.settings["xa"] = xid, ACTIVE
+        return OK
+
+    def xa_end(self, b: Backend, xid: str) -> Answer:
+        """``XA END``."""
+        if _state(b) != ACTIVE:
+            raise _wrong_state(b)
+        if b.branch != xid:
+            raise _unknown()
+        b.settings["xa"] = IDLE
+        return OK
+
+    def xa_prepare(self, b: Backend, xid: str) -> Steps:
+        """``XA PREPARE``."""
+        if _state(b) != IDLE or b.txn is None:
+            raise _wrong_state(b)
+        if b.branch != xid:
+            raise _unknown()
+        b.settings["xa"] = PREPARED
+        at_s = self.clock_s()
+        self.store.prepared[xid] = Prepared(b.txn, at_s, owner=b)
+        yield from self.force(b, self.store.append(Record("prepare", xid, b.txn.writes, at_s=at_s)))
+        return OK
+
+    def xa_one_phase(self, b: Backend, xid: str) -> Steps:
+        """``XA COMMIT … ONE PHASE``."""
+        self._own_or_outside(b, xid)
+        if _state(b) in (NONE, PREPARED):
+            raise SqlError("1398", "XAER_INVAL: Invalid arguments")
+        if _state(b) != IDLE or b.txn is None:
+            raise _wrong_state(b)
+        yield from self._commit_txn(b, b.txn)
+        return OK
+
+    def xa_finish(self, b: Backend, xid: str, *, commit: bool) -> Steps:
+        """``XA COMMIT`` and ``XA ROLLBACK``, of this session's branch or of one that nobody is attached to."""
+        self._own_or_outside(b, xid)
+        state = _state(b)
+        if state == ACTIVE or (state == IDLE and commit):
+            raise _wrong_state(b)
+        if state in (IDLE, ROLLBACK_ONLY):
+            self._undo(b)
+            if commit:
+                raise SqlError("1614", "XA_RBDEADLOCK: the branch was rolled back")
+            return OK
+        branch = self.store.prepared.get(xid)
+        if branch is None or branch.owner not in (None, b):
+            if branch is not None:
+                self.observer.hit("met", "mariadb: 1397 while attached")
+            raise _unknown()
+        length = self._finish(xid, commit=commit)
+        if b.branch:
+            self._close(b)
+        yield from self.force(b, length)
+        return OK
+
+    def _own_or_outside(self, b: Backend, xid: str) -> None:
+        """Whoever is in a transaction can end no other branch than his own."""
+        if b.txn is not None and b.branch != xid:
+            raise _outside()
+
+    def _finish(self, xid: str, *, commit: bool) -> int:
+        branch = self.store.prepared.pop(xid)
+        self.store.end(branch.txn, apply=commit)
+        return self.store.append(Record("finish", xid, commit=commit))
+
+    def finish_by_hand(self, name: str, *, commit: bool) -> bool:
+        branch = self.store.prepared.get(name)
+        if branch is None or branch.owner is not None or not self.up:
+            return False
+        self.store.force(self._finish(name, commit=commit))
+        return True
+
+    def ended(self, backend: Backend) -> None:
+        if _state(backend) == PREPARED:
+            branch = self.store.prepared.get(backend.branch)
+            if branch is not None and branch.owner is backend:
+                branch.owner = None
+            backend.txn = None
+        super().ended(backend)
+
+
+def _outside() -> SqlError:
+    return SqlError("1400", "XAER_OUTSIDE: Some work is done outside global transaction")
