@@ -83,6 +83,11 @@ PARTS = (
         deep=("env", "NODOUBT_DEEP=1", *TESTS, "tests/crash"),
     ),
     Part(
+        name="anomalies",
+        shows="what each pair of nodes shows of the list of anomalies, at each of its levels",
+        command=(*TESTS, "tests/isolation"),
+    ),
+    Part(
         name="torture",
         shows="every fault at once on real servers, and nothing is torn; plain commits are convicted by its tests",
         command=(*NODOUBT, "torture", "--seconds", "60"),

@@ -40,7 +40,7 @@ class Ground:
     @property
     def level(self) -> str:
         """Which levels, in words: each level once where all kinds are at it."""
-        levels = [f"{level}" for level in dict.fromkeys(self.levels.values())]
+        levels = list(dict.fromkeys(self.levels.values()))
         if len(levels) < 2:
             return levels[0] if levels else "SERIALIZABLE"
         return ", ".join(f"{NAMES[kind]} {level}" for kind, level in self.levels.items())
@@ -68,24 +68,23 @@ class Ground:
         return {"url": url}
 
 
-#: Of each pair, the levels of its kinds: equal ones, and MariaDB's two ways to have snapshots.
+_POSTGRESQL = tuple({"postgresql": level} for level in (RC, RR, SER))
+_MARIADB = tuple({"mariadb": level} for level in (RU, RC, RR, SI, SER))
+_BOTH = tuple({"postgresql": level, "mariadb": level} for level in (RC, RR, SER))
+#: The levels of each pair's kinds. The order of a pair matters: home is where a writer begins, and it commits first.
 _PAIRS: Mapping[tuple[str, ...], tuple[Mapping[str, str], ...]] = {
-    ("postgresql", "postgresql2"): tuple({"postgresql": level} for level in (RC, RR, SER)),
-    ("postgresql", "mariadb"): (
-        {"postgresql": RC, "mariadb": RC},
-        {"postgresql": RR, "mariadb": RR},
-        {"postgresql": RR, "mariadb": SI},
-        {"postgresql": SER, "mariadb": SER},
-    ),
-    ("mariadb", "mariadb"): tuple({"mariadb": level} for level in (RU, RC, RR, SI, SER)),
-    ("postgresql", "sqlite"): tuple({"postgresql": level} for level in (RC, RR, SER)),
-    ("mariadb", "sqlite"): tuple({"mariadb": level} for level in (RU, RC, RR, SI, SER)),
+    ("postgresql", "postgresql2"): _POSTGRESQL,
+    ("postgresql", "mariadb"): (*_BOTH, {"postgresql": RR, "mariadb": SI}),
+    ("mariadb", "postgresql"): (*_BOTH, {"mariadb": SI, "postgresql": RR}),
+    ("mariadb", "mariadb"): _MARIADB,
+    ("postgresql", "sqlite"): _POSTGRESQL,
+    ("sqlite", "postgresql"): _POSTGRESQL,
+    ("mariadb", "sqlite"): _MARIADB,
+    ("sqlite", "mariadb"): _MARIADB,
     ("sqlite", "sqlite"): ({},),
-    ("postgresql", "mariadb", "sqlite"): tuple({"postgresql": level, "mariadb": level} for level in (RC, RR, SER)),
-    ("sqlite", "postgresql", "mariadb"): tuple({"postgresql": level, "mariadb": level} for level in (RC, RR, SER)),
+    ("postgresql", "mariadb", "sqlite"): _BOTH,
+    ("sqlite", "postgresql", "mariadb"): _BOTH,
 }
-
-
 #: The grounds by their kinds of nodes.
 GROUNDS: Mapping[str, Sequence[Ground]] = {
     grounds[0].title: grounds

@@ -48,8 +48,7 @@ PATIENCE_S = 30
 class Actor:
     """One transaction of a script, in a task of its own."""
 
-    def __init__(self, name: str, tx: AsyncTransaction, news: asyncio.Event, reads: dict[str, Any]) -> None:
-        self.name = name
+    def __init__(self, tx: AsyncTransaction, news: asyncio.Event, reads: dict[str, Any]) -> None:
         self.tx = tx
         self.gate: Gate | None = None
         self.error: BaseException | None = None
@@ -57,7 +56,7 @@ class Actor:
         self._news = news
         self._orders: asyncio.Queue[Step] = asyncio.Queue()
         self._busy = False
-        self.task = asyncio.create_task(self._live(), name=name)
+        self.task = asyncio.create_task(self._live())
 
     @property
     def moves(self) -> bool:
@@ -108,7 +107,7 @@ class Stage:
         """Run a script from fresh tables to the end of all of its transactions."""
         await self._on_all(*SETUP)
         reads: dict[str, Any] = {}
-        actors = {name: self._enter(name, reads) for name in script.names}
+        actors = {name: Actor(self._tm.transaction(home=self._home), self._news, reads) for name in script.names}
         waited: set[str] = set()
         given_up: set[str] = set()
         todo = list(script.steps)
@@ -141,9 +140,6 @@ class Stage:
         await asyncio.wait({actor.task})
         return name
 
-    def _enter(self, name: str, reads: dict[str, Any]) -> Actor:
-        return Actor(name, self._tm.transaction(home=self._home), self._news, reads)
-
     def _take(self, actor: Actor, step: Step) -> None:
         match step:
             case GoesOn():
@@ -158,14 +154,16 @@ class Stage:
         """Wait until nothing moves by itself; returns who waits for a lock."""
         async with asyncio.timeout(PATIENCE_S):
             while moving := {name for name, actor in actors.items() if actor.moves}:
-                self._news.clear()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), LOOK_S)
-                    continue
-                moving = {name for name, actor in actors.items() if actor.moves}
-                if self._waiting() >= len(moving):
-                    return moving
-        return set()
+                if not await self._hears() and self._waiting() >= len(moving):
+                    break
+        return moving
+
+    async def _hears(self) -> bool:
+        """Wait a moment for the news that somebody did a step."""
+        self._news.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), LOOK_S)
+        return self._news.is_set()
 
     async def _on_all(self, *statements: str) -> dict[str, list[tuple[Any, ...]]]:
         """Run statements on every node in one transaction; returns the rows of the last."""
