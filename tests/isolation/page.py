@@ -75,8 +75,8 @@ READ with `SET SESSION innodb_snapshot_isolation = ON` as its `init_command`.
 ## What happens
 
 Nodes x and z are of the first kind that a table names, y and w of the second; home is the node that a transaction
-writes to first. Each entry is what came of a script; what it says was computed from what was read, from the tables afterwards, and
-from the servers' own lists of who waits.
+writes to first. Each entry is what came of a script; what it says was computed from what was read, from the tables
+afterwards, and from the servers' own lists of who waits.
 
 """
 
