@@ -61,6 +61,8 @@ class Engine:
         self.nudge: Callable[[], None] = lambda: None
         self._settler = Settler(self.nodes, world, self.live.__contains__, self.watch)
         self._owed: set[str] = set()
+        #: gid -> home, of transactions whose end home did not tell.
+        self._unknown: dict[str, str] = {}
         #: Branches in doubt that transactions stumbled over -> their nodes.
         self._in_the_way: dict[BranchId, str] = {}
         #: home -> gid -> participants, to be marked complete.
@@ -123,6 +125,8 @@ class Engine:
         """Something of a transaction is left to do: settle it without waiting for the grace period."""
         with self._lock:
             self._owed.add(work.gid)
+            if work.outcome.state == "unknown" and work.home is not None:
+                self._unknown[work.gid] = work.home
         self.hurry()
 
     def hurry(self) -> None:
@@ -167,6 +171,7 @@ class Engine:
     ) -> SettleReport:
         """One round of settling over all nodes."""
         await self.flush()
+        await self._ask_again()
         with self._lock:
             owed = frozenset(self._owed)
         report = await self._settler.round(
@@ -177,6 +182,23 @@ class Engine:
             # A node that did not answer may hold branches that were not seen: keep what is owed until all were heard.
             self._owed -= {gid for gid in owed if gid not in waiting and not report.unreachable}
         return report
+
+    async def _ask_again(self) -> None:
+        """Probe for the ends that home did not tell: where nothing is prepared, nothing else would bring a settler there."""
+        too_late = gid_at(self.world.unix_ms() - int(self.settings.retention_s * 1000 / 2))
+        with self._lock:
+            # A tombstone for what was committed and purged would be a lie.
+            self._unknown = {gid: home for gid, home in self._unknown.items() if gid > too_late}
+            asked = dict(self._unknown)
+        for home in {*asked.values()}:
+            try:
+                says = await self.nodes[home].probe([gid for gid, at in asked.items() if at == home])
+            except NodoubtError as error:
+                logger.info("not asked again yet: %s", error)
+                continue
+            with self._lock:
+                for gid in [gid for gid, found in says.items() if found is not HomeSays.BUSY]:
+                    self._unknown.pop(gid, None)
 
     async def in_doubt(self) -> list[Doubt]:
         """Everything that is prepared or decided and not finished, and not at work in this process. Touches nothing."""

@@ -250,8 +250,8 @@ def _sqlite(fuse: Fuse) -> Swaps:
 
         return fuse.around_now(self.loop, sql, lambda: command(self, sql, *values), fail)
 
-    def counted_step(self: Machine, loop: ProcessLoop) -> None:
-        step(self, loop)
+    def counted_step(self: Machine, loop: ProcessLoop, what: str = "") -> None:
+        step(self, loop, what)
         commit.step(self, loop)
 
     yield SimulatedSessions, "new", counted_new

@@ -119,6 +119,8 @@ class _World(Simulation):
         self.script = script
         self.fuse = Fuse(self, strikes)
         self._dies_at = script.dies_at
+        #: Whether a process died that perhaps was not told the end.
+        self._is_orphaned = script.dies_at is not None
         self._caller: asyncio.Task[None] | None = None
         plan = Plan(
             seed=0,
@@ -223,6 +225,7 @@ class _World(Simulation):
             _, append, move = TEXTS[kind]
             connection = await tx.on(name)
             attempt.moved[name] = amounts[name]
+            attempt.ops.append(("append", (name, LISTS[place]), attempt.tag))
             await connection.execute(append, attempt.tag, LISTS[place])
             await connection.execute(move, amounts[name], ACCOUNTS[place])
 
@@ -230,6 +233,7 @@ class _World(Simulation):
 
     def kill(self, loop: ProcessLoop, *, with_machine: bool) -> None:
         process: Process = loop.owner
+        self._is_orphaned = True
         self.observer.say(process.name, "loses power" if with_machine else "is killed")
         process.idle = True
         process.kill(with_machine=with_machine)
@@ -280,11 +284,9 @@ class _World(Simulation):
         told, answered, say = attempt.told, attempt.answered, self.observer.violation
         found = any(attempt.tag in row for db in self.databases.values() for row in db.store.tables["list"].values())
         end = "committed" if found else "aborted"
-        if answered not in ("", "unknown", end):
+        # That nothing was decided is known to the process that tried, and to nobody while no tombstone says so.
+        if answered not in ("", end) and not (answered == "unknown" and end == "aborted" and self._is_orphaned):
             say(f"it {end}, and who asks is told that it is {answered}")
-        # That it was never decided, and so never will be, nobody can tell who asks while no tombstone says so.
-        if answered == "unknown" and found:
-            say("it committed, and who asks is told that this is unknown")
         if not self.fuse.struck and told != ENDS.get(self.script.end, ""):
             say(f"nothing failed, and the caller was told {told!r}")
 
