@@ -6,7 +6,7 @@ import difflib
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -182,6 +182,11 @@ class Engine:
             # A node that did not answer may hold branches that were not seen: keep what is owed until all were heard.
             self._owed -= {gid for gid in owed if gid not in waiting and not report.unreachable}
         return report
+
+    @property
+    def unknown(self) -> Collection[str]:
+        """The transactions of this process whose end home has not told yet: each round of settling asks again."""
+        return self._unknown.keys()
 
     async def _ask_again(self) -> None:
         """Probe for the ends that home did not tell: where nothing is prepared, nothing else would bring a settler there."""

@@ -113,6 +113,11 @@ class Process:
         self._databases = {database.name: database for database in databases}
         self.manager = SimulatedManager(config, self)
 
+    @property
+    def asks_again(self) -> bool:
+        """Whether it lives, and has yet to learn how a transaction of its own ended."""
+        return self.is_open and not self.loop.dead and bool(self.manager.engine.unknown)
+
     def asking(self) -> list[str]:
         """The texts that it waits for an answer to."""
         return [session.asks for driver in self._drivers.values() for session in driver.sessions if session.asks]

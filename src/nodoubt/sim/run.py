@@ -266,8 +266,9 @@ class Simulation:
         return False
 
     def is_quiet(self) -> bool:
-        """Whether nobody works and nothing is in doubt."""
-        return all(process.idle for process in self.processes.values()) and not judge.open_ends(self)
+        """Whether nobody works, nothing is in doubt, and nobody is going to ask again."""
+        at_work = any(not process.idle or process.asks_again for process in self.processes.values())
+        return not at_work and not judge.open_ends(self)
 
     def _judge_end(self, settled: bool) -> None:
         if not settled:
