@@ -195,7 +195,7 @@ class Engine:
             # A tombstone for what was committed and purged would be a lie.
             self._unknown = {gid: home for gid, home in self._unknown.items() if gid > too_late}
             asked = dict(self._unknown)
-        for home in {*asked.values()}:
+        for home in dict.fromkeys(asked.values()):
             try:
                 says = await self.nodes[home].probe([gid for gid, at in asked.items() if at == home])
             except NodoubtError as error:
