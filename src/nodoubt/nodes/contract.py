@@ -17,6 +17,10 @@ what a database said or failed to say; it raises only for bugs.
 **Evidence.** A branch that is prepared carries a row ``(gid, branch)`` in its own database, so that after it is gone its
 end can be told from inside that database. A decision row at home binds all branches, and its unique key is the only arbiter.
 
+**Isolation.** ``Node.begin`` is told the terms of the branch. A *snapshot* branch has taken its snapshot when ``begin`` returns. A
+*serializable* one keeps what it read as it was read, until the step that ends it. ``Node.close_gate`` keeps home from deciding:
+snapshots of several nodes that are opened while the gates of all homes are closed show one instant.
+
 **Recovery calls** come from any process at any time, also for branches of processes long dead.
 
 The conformance suite in ``nodoubt.testing.conformance`` checks an adapter against this page.
@@ -73,8 +77,45 @@ class Capabilities:
     home: bool
     #: A prepared branch is free of the session that prepared it.
     detached: bool
-    #: Several branches of different transactions can be open at once.
+    #: Several branches of different transactions can be open at once. Where not, an open branch that may write is the gate.
     concurrent: bool
+    #: A snapshot can be opened by several connections.
+    shares_snapshots: bool = False
+
+
+class Isolation(StrEnum):
+    """What a transaction asks of all its nodes together."""
+
+    ATOMIC = "atomic"
+    SNAPSHOT = "snapshot"
+    SERIALIZABLE = "serializable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A name that stands for data, to be locked by those who read (``shared``) or write it."""
+
+    name: str
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a branch is opened for.
+
+    ``keys`` are those of a serializable transaction, in the order in which everybody locks them; without any it locks the
+    whole domain, where a node has no locks of its own for what is read. ``lock_wait_s`` bounds each wait for a lock, its own
+    and those of the user's statements. ``export`` is what :meth:`Branch.export` of another snapshot branch gave: share that one.
+    """
+
+    isolation: Isolation = Isolation.ATOMIC
+    keys: tuple[Key, ...] = ()
+    lock_wait_s: float = 0.0
+    export: str = ""
+
+
+#: Each node at its own level.
+ATOMIC = Terms()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +207,29 @@ class Branch(Protocol):
     async def roll_back(self, *, prepared: bool) -> Ended:
         """Undo the branch; if it cannot be prepared the answer is always ``DONE``."""
 
+    async def export(self) -> str:
+        """What opens the snapshot of this branch for another one, while this one is open. Raises NodeUnavailable.
+
+        Asked only where ``shares_snapshots`` is declared.
+        """
+
+
+class Gate(Protocol):
+    """Home's gate, closed. A gate whose holder is gone opens by itself, at the latest after :data:`GATE_S_MAX`."""
+
+    async def committed(self, gids: Sequence[str]) -> set[str]:
+        """Those that are decided to commit, forced to disk. Raises NodeUnavailable."""
+
+    async def reopen(self) -> None:
+        """Let decisions through again. Raises NodeUnavailable if the gate may have been open for a moment before; never waits long.
+
+        Whatever it raises, the gate is open, or will be within :data:`GATE_S_MAX`.
+        """
+
+
+#: No holder that stops in the middle keeps a gate closed for longer, where a server can tell.
+GATE_S_MAX = 2.0
+
 
 class Node(Protocol):
     """A configured, named database."""
@@ -182,8 +246,18 @@ class Node(Protocol):
     async def close(self) -> None:
         """Close every connection. Prepared branches stay."""
 
-    async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool) -> Branch:
-        """Open a branch on a pooled session. Raises NodeUnavailable."""
+    async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool, terms: Terms = ATOMIC) -> Branch:
+        """Open a branch on a pooled session. Raises NodeUnavailable, which is retryable when a lock was waited for in vain."""
+
+    def refusal(self, isolation: Isolation, *, read_only: bool) -> str:
+        """Why a branch of that isolation cannot be had here; "" where it can. Known once opened."""
+
+    async def close_gate(self, wait_s: float) -> Gate:
+        """As home: wait for those who decide at this moment, and keep all others from it until the gate is opened again.
+
+        Any number of openers may keep it closed together. What was decided before is visible to every statement that begins
+        after this returned. Raises NodeUnavailable, retryable, when somebody who decides did not come to an end in ``wait_s``.
+        """
 
     async def prepared(self) -> Listing:
         """List all prepared branches, or raise NodeUnavailable: a partial list is none."""
