@@ -17,9 +17,9 @@ what a database said or failed to say; it raises only for bugs.
 **Evidence.** A branch that is prepared carries a row ``(gid, branch)`` in its own database, so that after it is gone its
 end can be told from inside that database. A decision row at home binds all branches, and its unique key is the only arbiter.
 
-**Isolation.** ``Node.begin`` is told the terms of the branch. A *snapshot* branch has taken its snapshot when ``begin`` returns. A
-*serializable* one keeps what it read as it was read, until the step that ends it. ``Node.close_gate`` keeps home from deciding:
-snapshots of several nodes that are opened while the gates of all homes are closed show one instant.
+**Isolation.** ``Node.begin`` is told the terms of the branch. A *snapshot* branch has taken its snapshot when ``begin``
+returns. A *serializable* one keeps what it read as it was read, until the step that ends it. ``Node.close_gate`` keeps home
+from deciding: snapshots of several nodes that are opened while the gates of all homes are closed show one instant.
 
 **Recovery calls** come from any process at any time, also for branches of processes long dead.
 
@@ -221,9 +221,9 @@ class Gate(Protocol):
         """Those that are decided to commit, forced to disk. Raises NodeUnavailable."""
 
     async def reopen(self) -> None:
-        """Let decisions through again. Raises NodeUnavailable if the gate may have been open for a moment before; never waits long.
+        """Let decisions through again. Raises NodeUnavailable if the gate may have been open for a moment before.
 
-        Whatever it raises, the gate is open, or will be within :data:`GATE_S_MAX`.
+        It never waits long, and whatever it raises, the gate is open, or will be within :data:`GATE_S_MAX`.
         """
 
 
