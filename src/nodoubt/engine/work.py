@@ -57,7 +57,8 @@ class Work:
         self._home = home
         self._timeout_s = timeout_s
         self._request = request
-        self._terms = terms
+        #: What its branches are opened for.
+        self.terms = terms
         self._read_only: dict[str, bool] = {}
         self._branches: list[Branch] = []
         #: Those that were opened at the beginning.
@@ -105,7 +106,7 @@ class Work:
         writing = {name: self._opener(name, read_only=False) for name in self._request.writes}
         reading = {name: self._opener(name, read_only=True) for name in self._request.reads}
         try:
-            if self._terms.isolation is Isolation.SNAPSHOT:
+            if self.terms.isolation is Isolation.SNAPSHOT:
                 await Instant(self._engine.nodes, self._engine.world).open(writing, reading)
             else:
                 for _, begin in sorted({**writing, **reading}.items()):
@@ -126,11 +127,11 @@ class Work:
             if name not in self.connections:
                 raise GuardError(f"node {name!r} is being opened by another task", gid=self.gid)
             return self.connections[name]
-        if self._terms.isolation is Isolation.SNAPSHOT:
+        if self.terms.isolation is Isolation.SNAPSHOT:
             raise self._not_in_snapshot(name)
         self._read_only[name] = read_only
         try:
-            self.connections[name] = (await self._open(name, read_only=read_only, terms=self._terms)).connection
+            self.connections[name] = (await self._open(name, read_only=read_only, terms=self.terms)).connection
         except NodoubtError as error:
             # A block that swallows this error must not commit half of what it meant to do.
             error.gid = self.gid
@@ -146,7 +147,7 @@ class Work:
             raise self._not_in_snapshot(name)
         if not node.capabilities.shares_snapshots:
             raise ConfigError(f"node {name!r} cannot show one snapshot to several connections", gid=self.gid)
-        terms = replace(self._terms, export=await shown.export())
+        terms = replace(self.terms, export=await shown.export())
         return (await self._begin(node, self._enlist(node, read_only=True), read_only=True, terms=terms)).connection
 
     def _opener(self, name: str, *, read_only: bool) -> Begin:
@@ -156,7 +157,7 @@ class Work:
         self._read_only[name] = read_only
 
         async def begin() -> None:
-            branch = await self._begin(node, branch_id, read_only=read_only, terms=self._terms)
+            branch = await self._begin(node, branch_id, read_only=read_only, terms=self.terms)
             self._by_name[name], self.connections[name] = branch, branch.connection
 
         return begin
