@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
-from nodoubt import AsyncTransactionManager, shared
+from nodoubt import AsyncTransactionManager
 from nodoubt.engine.asynchronous import AsyncSnapshot, AsyncTransaction
 from nodoubt.nodes.contract import Key
 from tests.isolation.notation import Script, Statement
@@ -35,7 +35,7 @@ class Asked(StrEnum):
 
 def begin(tm: AsyncTransactionManager, asked: Asked, script: Script, who: str, home: str | None) -> Begun:
     """A transaction of a script, asked for as its program would."""
-    writes, reads = _nodes(script, who)
+    writes, reads = nodes(script, who)
     if asked in (Asked.REPORTS, Asked.SNAPSHOT) and not writes:
         return tm.snapshot(*reads)
     match asked:
@@ -44,29 +44,31 @@ def begin(tm: AsyncTransactionManager, asked: Asked, script: Script, who: str, h
         case Asked.SERIALIZABLE:
             return tm.transaction(home=home, isolation="serializable")
         case Asked.KEYS:
-            keys = list(_keys(script, who))
-            return tm.transaction(home=home, isolation="serializable", nodes=writes, reads=reads, keys=keys)
+            declared = keys(script, who)
+            return tm.transaction(home=home, isolation="serializable", nodes=writes, reads=reads, keys=declared)
         case _:
             return tm.transaction(home=home)
 
 
-def _nodes(script: Script, who: str) -> tuple[list[str], list[str]]:
+def nodes(script: Script, who: str) -> tuple[list[str], list[str]]:
     """The nodes that a transaction may write to, and those from which it only reads; in the order in which it comes to them."""
-    nodes: dict[str, bool] = {}
+    found: dict[str, bool] = {}
     for step in _statements(script, who):
-        nodes[step.node] = nodes.get(step.node, True) and step.read_only
-    return [node for node, only in nodes.items() if not only], [node for node, only in nodes.items() if only]
+        found[step.node] = found.get(step.node, True) and step.read_only
+    return [node for node, only in found.items() if not only], [node for node, only in found.items() if only]
 
 
-def _keys(script: Script, who: str) -> Iterator[Key]:
+def keys(script: Script, who: str) -> list[Key]:
     """A key for each row; where somebody searches, one for the table, too: searches share it, and every write takes it."""
     is_searched = any(_ROW.search(step.sql) is None for name in script.names for step in _statements(script, name))
+    found: list[Key] = []
     for step in _statements(script, who):
         row, reads = _ROW.search(step.sql), step.sql.startswith("SELECT")
         if row is not None:
-            yield Key(name=f"{step.node} row {row[1] or row[2]}", shared=reads)
+            found.append(Key(name=f"{step.node} row {row[1] or row[2]}", shared=reads))
         if row is None or (is_searched and not reads):
-            yield shared(step.node) if reads else Key(name=step.node)
+            found.append(Key(name=step.node, shared=reads))
+    return found
 
 
 def _statements(script: Script, who: str) -> Iterator[Statement]:
