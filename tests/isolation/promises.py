@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
-from nodoubt import AsyncTransactionManager
-from nodoubt.engine.asynchronous import AsyncSnapshot, AsyncTransaction
+from nodoubt import AsyncSnapshot, AsyncTransaction, AsyncTransactionManager
 from nodoubt.nodes.contract import Key
 from tests.isolation.notation import Script, Statement
 from tests.isolation.scripts import SCRIPTS

@@ -12,10 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from nodoubt import AsyncTransactionManager
-from nodoubt.engine.asynchronous import AsyncSnapshot, AsyncTransaction
+from nodoubt import AsyncSnapshot, AsyncTransaction, AsyncTransactionManager, NodoubtError
 from nodoubt.engine.worlds import AsyncWorld
-from nodoubt.errors import NodoubtError
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.registry import make_node
 from tests.crash.harness import query

@@ -1,19 +1,25 @@
-"""How a user sets a node's own level today, by the public names alone."""
+"""What a branch gets: its node's own level, as a user set it, or what a level that spans nodes needs; by the public names."""
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import psycopg
 import pymysql
 import pytest
 
+from nodoubt import AsyncTransactionManager, ConfigError, GuardError, Snapshot, Transaction, TransactionManager
+from nodoubt.engine.request import Level, Wishes
 from tests.conftest import DatabaseFactory
-from tests.isolation.grounds import GROUNDS, SI
-from tests.isolation.runner import ask, furnish, open_manager
+from tests.isolation.grounds import GROUNDS, SI, Ground
+from tests.isolation.notation import NODES
+from tests.isolation.runner import DOMAIN, ask, furnish, open_manager
 
 ASK = {
     "postgresql": "SELECT upper(current_setting('transaction_isolation')), 0",
     "mariadb": "SELECT replace(@@tx_isolation, '-', ' '), @@innodb_snapshot_isolation",
 }
-MIXED = GROUNDS["PostgreSQL + MariaDB"]
+MIXED = [ground for ground in GROUNDS["PostgreSQL + MariaDB"] if ground.levels]
 
 
 @pytest.fixture
@@ -33,6 +39,83 @@ async def test_the_configuration_sets_the_level_of_every_branch(urls: dict[str, 
                 found = await ask(await tx.on(node, read_only=read_only), ASK[kind])
                 level = ground.levels[kind]
                 assert found == [("REPEATABLE READ", 1) if level == SI else (level, 0)]
+
+
+@pytest.mark.parametrize("ground", MIXED, ids=lambda ground: ground.level)
+async def test_a_level_that_spans_nodes_gives_its_branches_what_it_needs_whatever_nodes_are_set_to(
+    urls: dict[str, str], ground: Ground
+) -> None:
+    """And those that come after it on the same sessions have their own again."""
+    async with open_manager(ground, urls) as tm:
+        own = await _levels(tm, ground, {})
+        snapshot, serializable = (
+            [("REPEATABLE READ", 0), ("REPEATABLE READ", 1)],
+            [("READ COMMITTED", 0), ("SERIALIZABLE", own[1][1])],
+        )
+        wishes: list[tuple[Wishes, list[tuple[Any, ...]]]] = [
+            ({"isolation": "snapshot"}, snapshot),
+            ({"isolation": "snapshot", "nodes": ["x"], "reads": ["y"]}, snapshot),
+            ({"isolation": "serializable"}, serializable),
+            ({"isolation": "serializable", "nodes": ["y"], "reads": ["x"]}, serializable),
+        ]
+        for asked, expected in wishes:
+            assert await _levels(tm, ground, asked) == expected
+            assert await _levels(tm, ground, {}) == own
+
+
+async def _levels(tm: AsyncTransactionManager, ground: Ground, wishes: Wishes) -> list[tuple[Any, ...]]:
+    """The level that each node's branch has in a new transaction."""
+    async with tm.transaction(**wishes) as tx:
+        branches = [(node, await tx.on(node, read_only=node in wishes.get("reads", ()))) for node in NODES[:2]]
+        return [row for node, branch in branches for row in await ask(branch, ASK[ground.server(node)])]
+
+
+def test_threads_get_the_same(urls: dict[str, str]) -> None:
+    nodes = {node: {"url": url} for node, url in urls.items()}
+    with TransactionManager.open(nodes, domain=DOMAIN, settle=False) as tm:
+
+        def seen(transaction: Transaction | Snapshot) -> set[tuple[int]]:
+            found: set[tuple[int]] = set()
+            for node in urls:
+                with transaction.on(node).cursor() as cursor:
+                    cursor.execute("SELECT count(*) FROM item")
+                    found |= set(cursor.fetchall())
+            return found
+
+        with tm.snapshot() as before:
+            with tm.transaction(isolation="snapshot") as tx:
+                for node in urls:
+                    with tx.on(node).cursor() as cursor:
+                        cursor.execute("INSERT INTO item VALUES (1, 10)")
+            with tm.snapshot("x", "y") as after, tm.transaction(isolation="serializable") as now:
+                assert (seen(before), seen(after), seen(now)) == ({(0,)}, {(1,)}, {(1,)})
+
+
+async def test_one_snapshot_is_read_by_several_connections_on_postgresql(urls: dict[str, str]) -> None:
+    async with open_manager(MIXED[0], urls) as tm, tm.snapshot() as view:
+        async with tm.transaction() as tx:
+            await ask(await tx.on("x"), "INSERT INTO item VALUES (1, 10)")
+        both = [await view.on("x"), await view.another("x")]
+        assert both[0] is not both[1]
+        assert [await ask(connection, "SELECT count(*) FROM item") for connection in both] == [[(0,)], [(0,)]]
+        with pytest.raises(ConfigError, match="several connections"):
+            await view.another("y")
+
+
+async def test_what_a_level_cannot_do_is_refused(urls: dict[str, str]) -> None:
+    """Nothing is weakened: a view is not written to, and shows no node that was not opened with it."""
+    async with open_manager(MIXED[0], urls) as tm:
+        async with tm.snapshot("x") as view:
+            with pytest.raises(GuardError, match="not in the snapshot"):
+                await view.on("y")
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                await ask(await view.on("x"), "INSERT INTO item VALUES (1, 10)")
+        with pytest.raises(ConfigError, match="keys="):
+            tm.transaction(isolation="snapshot", keys=["a"])
+        with pytest.raises(ConfigError, match="nodes= and reads="):
+            tm.transaction(nodes=["x"])
+        with pytest.raises(ConfigError, match="did you mean 'snapshot'"):
+            tm.engine.begin(isolation=cast(Level, "snapshots"))
 
 
 async def test_a_block_sets_its_own_level_on_postgresql(urls: dict[str, str]) -> None:
