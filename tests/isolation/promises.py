@@ -25,7 +25,7 @@ class Asked(StrEnum):
 
     ATOMIC = "atomic"
     #: ``tm.snapshot()`` by those that only read; the others are atomic.
-    REPORTS = "reports"
+    VIEWS = "views"
     SNAPSHOT = "snapshot"
     #: Nothing is declared: nodes are opened one by one, and there are no keys.
     SERIALIZABLE = "serializable"
@@ -35,7 +35,7 @@ class Asked(StrEnum):
 def begin(tm: AsyncTransactionManager, asked: Asked, script: Script, who: str, home: str | None) -> Begun:
     """A transaction of a script, asked for as its program would."""
     writes, reads = nodes(script, who)
-    if asked in (Asked.REPORTS, Asked.SNAPSHOT) and not writes:
+    if asked in (Asked.VIEWS, Asked.SNAPSHOT) and not writes:
         return tm.snapshot(*reads)
     match asked:
         case Asked.SNAPSHOT:
@@ -75,14 +75,14 @@ def _statements(script: Script, who: str) -> Iterator[Statement]:
 
 
 _G0 = {"g0", "g0-opposite"}
-_SEEN_BY_REPORTS = {
+_SEEN_IN_VIEWS = {
     *("g1a", "g1a-prepared", "g1b", "fractured", "otv", "g-single-lazy", "g-single-eager", "pmp", "long-fork")
 }
 #: The scripts whose anomaly is promised not to happen.
 FORBIDS: Mapping[Asked, frozenset[str]] = {
     Asked.ATOMIC: frozenset(_G0),
-    Asked.REPORTS: frozenset(_G0 | _SEEN_BY_REPORTS),
-    Asked.SNAPSHOT: frozenset(_G0 | _SEEN_BY_REPORTS | {"g1c", "fractured-writer", "p4", "p4-across"}),
+    Asked.VIEWS: frozenset(_G0 | _SEEN_IN_VIEWS),
+    Asked.SNAPSHOT: frozenset(_G0 | _SEEN_IN_VIEWS | {"g1c", "fractured-writer", "p4", "p4-across"}),
     Asked.SERIALIZABLE: frozenset(SCRIPTS),
     Asked.KEYS: frozenset(SCRIPTS),
 }

@@ -69,10 +69,10 @@ def test_a_breach_is_found(run: str, at_snapshot: str, at_serializable: str) -> 
     assert breach(Asked.KEYS, SCRIPTS[name], found) == at_serializable
 
 
-def test_reports_are_promised_what_they_see_alone() -> None:
+def test_views_are_promised_what_they_show_alone() -> None:
     for name, run in RUNS.values():
         reports = "it happened" if (name, run) == RUNS["half a transfer"] else ""
-        assert breach(Asked.REPORTS, SCRIPTS[name], run) == reports
+        assert breach(Asked.VIEWS, SCRIPTS[name], run) == reports
 
 
 def test_each_level_forbids_what_weaker_ones_do() -> None:
