@@ -23,11 +23,11 @@ _GONE = object()
 
 
 class Refused(Exception):
-    """The database answered with an error; ``code`` is one of the words below."""
+    """The database answered with an error; ``sqlstate``, as drivers call it, is one of the words below."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, sqlstate: str, message: str) -> None:
         super().__init__(message)
-        self.code = code
+        self.sqlstate = sqlstate
 
 
 DUPLICATE = "duplicate"
@@ -259,9 +259,9 @@ class MemoryDatabase:
     def _do_lock_reads(self, session: int) -> None:
         self._work(session).locks_reads = True
 
-    def _do_freeze(self, session: int, table: str, silent_s_max: float) -> None:
-        """Keep all others from writing a table; who is silent for longer than that is ended by whoever waits for him."""
-        self._locks.freeze(session, table, silent_s_max)
+    def _do_freeze(self, session: int, table: str, idle_s_max: float) -> None:
+        """Keep all others from writing a table; who idles for longer is ended by whoever waits for him."""
+        self._locks.freeze(session, table, idle_s_max)
 
     def _do_get(self, session: int, table: str, key: str) -> Any:
         work = self._work(session)
@@ -287,7 +287,7 @@ class MemoryDatabase:
         try:
             self._do_insert(session, table, key, row)
         except Refused as refused:
-            if refused.code != DUPLICATE:
+            if refused.sqlstate != DUPLICATE:
                 raise
             return [(key, False)]
         return [(key, True)]
