@@ -126,7 +126,10 @@ class SqlHarness(ServerHarness):
     #: A statement that lasts half a second.
     SLEEP = ""
     UPSERT = "INSERT INTO fact VALUES ('{key}', '{value}') ON CONFLICT (name) DO UPDATE SET value = '{value}'"
-    HOLD = "INSERT INTO nodoubt.decision (gid, decision, complete) VALUES ('{gid}', 'committed', true)"
+    HOLD: tuple[str, ...] = (
+        "LOCK TABLE nodoubt.node IN ROW EXCLUSIVE MODE",
+        "INSERT INTO nodoubt.decision (gid, decision, complete) VALUES ('{gid}', 'committed', true)",
+    )
 
     async def execute(self, connection: Any, sql: str) -> list[Any]:
         """Run one statement as a user would and fetch its rows."""
@@ -153,7 +156,8 @@ class SqlHarness(ServerHarness):
         await self.execute(connection, "COMMIT")
 
     async def hold_decision(self, connection: Any, gid: str) -> None:
-        await self.execute(connection, self.HOLD.format(gid=gid))
+        for statement in self.HOLD:
+            await self.execute(connection, statement.format(gid=gid))
 
 
 class PostgreSQLHarness(SqlHarness):
@@ -235,7 +239,7 @@ class MariaDBHarness(SqlHarness):
     UPSERT = "REPLACE INTO fact VALUES ('{key}', '{value}')"
     HOLD = (
         "INSERT INTO nodoubt_decision (gid, decision, participants, complete, reason)"
-        " VALUES ('{gid}', 'committed', '{{}}', 1, '')"
+        " VALUES ('{gid}', 'committed', '{{}}', 1, '')",
     )
 
     def _administer(self, *statements: str) -> None:
@@ -289,7 +293,7 @@ class SQLiteHarness(BlockingHarness):
 
     UPSERT = "INSERT INTO fact VALUES ('{key}', '{value}') ON CONFLICT (name) DO UPDATE SET value = '{value}'"
     #: The one write lock, which a branch holds from its beginning, keeps all keys; our tables are closed to users.
-    HOLD = "SELECT 1"
+    HOLD = ("SELECT 1",)
     #: Takes a while, and calls back into nothing.
     SLEEP = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000000) SELECT count(*) FROM n"
 

@@ -16,12 +16,22 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from nodoubt.errors import NodeUnavailable
-from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
+from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
 from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
-from nodoubt.nodes.memory_database import DUPLICATE, INJECTED, LOCKED, MISSING, Call, Lost, MemoryDatabase, Refused
+from nodoubt.nodes.memory_database import (
+    CHANGED,
+    DUPLICATE,
+    INJECTED,
+    LOCKED,
+    MISSING,
+    Call,
+    Lost,
+    MemoryDatabase,
+    Refused,
+)
 from nodoubt.nodes.memory_packets import BRANCH, DECISION, NODE, PACKETS, Steps
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
@@ -108,7 +118,7 @@ class MemorySession(Session):
         """Send a packet and wait for its answer. Raises Refused or Lost."""
         self._check(name)
         pending = self.database.send(Call(session=self.number, name=name, steps=steps))
-        until = self._world.now() + self._lock_timeout_s
+        until = self._world.now() + (self.database.lock_wait_s(self.number) or self._lock_timeout_s)
         try:
             while True:
                 self._check(name)
@@ -136,7 +146,7 @@ class MemorySession(Session):
         try:
             return await self.call(name, PACKETS[name](self.database, *words))
         except Refused as refused:
-            raise StatementFailed(refused.code, str(refused)) from refused
+            raise StatementFailed(refused.sqlstate, str(refused)) from refused
         except Lost as lost:
             raise ConnectionLost(str(lost)) from lost
 
@@ -175,7 +185,7 @@ class MemoryDialect:
     """See :class:`nodoubt.nodes.sql.Dialect`."""
 
     kind = "memory"
-    capabilities = Capabilities(home=True, detached=True, concurrent=True)
+    capabilities = Capabilities(home=True, detached=True, concurrent=True, shares_snapshots=True)
     rules = RULES
     prepared_tag = "PREPARE"
     decided_tag = "COMMIT"
@@ -185,6 +195,27 @@ class MemoryDialect:
 
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         return f"begin {'read-only' if read_only else 'writing'}"
+
+    def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
+        atomic = self.begin(branch, read_only=read_only)
+        if terms.isolation is Isolation.ATOMIC:
+            return atomic
+        return f"{atomic} {terms.isolation} {terms.lock_wait_s!r} {terms.export}".rstrip()
+
+    async def export(self, session: Session) -> str:
+        return await session.command("export")
+
+    def refusal(self, findings: Sequence[Finding], isolation: Isolation, *, read_only: bool) -> str:
+        return ""
+
+    def close_gate(self, wait_s: float, idle_s: float) -> str:
+        return f"close-gate {wait_s!r} {idle_s!r}"
+
+    def reopen_gate(self) -> str:
+        return "reopen-gate"
+
+    def committed(self, gids: Sequence[str]) -> str:
+        return " ".join(["committed", *gids])
 
     def release(self) -> str:
         return "release"
@@ -202,7 +233,7 @@ class MemoryDialect:
         return failure.code == DUPLICATE
 
     def is_retryable(self, failure: StatementFailed) -> bool:
-        return failure.code in (LOCKED, INJECTED)
+        return failure.code in (LOCKED, CHANGED, INJECTED)
 
     def is_missing(self, failure: StatementFailed) -> bool:
         return failure.code == MISSING

@@ -11,6 +11,10 @@ SQLite has no PREPARE; see ``sqlite_branch`` and ``nodoubt.journal`` for what st
 Writers of other programs are welcome; they wait for the lock like ours. While a branch is in doubt they can change the rows
 that it needs: then it cannot be applied as a whole, stays, and is reported.
 
+The lock also gives every level of isolation: a branch that writes works on the one state there is, from its beginning to its
+end, and one that only reads takes the lock where its reads must stay. And it is home's gate (``sqlite_gate``). So nobody
+closes the gate of a node on which he himself has a branch that holds it.
+
 Each branch has a connection of its own, made by ``apsw.Connection``: what a program registers in ``apsw.connection_hooks``
 (functions, collations, its usual settings) is there, and there again when recovery applies a branch. Foreign keys are checked
 as SQLite's default is, which is not, unless a hook or the node's option ``foreign_keys = true`` says so: the PRAGMA has no
@@ -31,11 +35,22 @@ from nodoubt.journal.files import Journal
 from nodoubt.journal.record import JournalDamaged, Record
 from nodoubt.nodes import sqlite_tables as tables
 from nodoubt.nodes.apsw_driver import Session
-from nodoubt.nodes.contract import Capabilities, DecisionRow, Ended, Finding, Listing, PreparedBranch
+from nodoubt.nodes.contract import (
+    ATOMIC,
+    Capabilities,
+    DecisionRow,
+    Ended,
+    Finding,
+    Isolation,
+    Listing,
+    PreparedBranch,
+    Terms,
+)
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import check_identity
 from nodoubt.nodes.sqlite_branch import SQLiteBranch
+from nodoubt.nodes.sqlite_gate import SQLiteGate
 from nodoubt.nodes.sqlite_guard import SQLiteGuard
 from nodoubt.nodes.sqlite_install import ddl, inspect, install
 from nodoubt.nodes.sqlite_sessions import Locked, Sessions, damaged, try_lock
@@ -129,30 +144,56 @@ class SQLiteNode:
 
     # Branches
 
-    async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool) -> SQLiteBranch:
-        if self.sessions.closed:
-            raise NodeUnavailable(f"node {self.name!r} is closed", retryable=False)
-        if read_only:
+    def refusal(self, isolation: Isolation, *, read_only: bool) -> str:
+        return ""
+
+    async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool, terms: Terms = ATOMIC) -> SQLiteBranch:
+        self._require_open()
+        if read_only and terms.isolation is not Isolation.SERIALIZABLE:
             with self.sessions.explained("begin"):
                 session = self.sessions.new(for_branch=True)
-                session.command("PRAGMA query_only = ON")
-                session.command("BEGIN")
-            return self._branch(session, branch, is_home=True, changes=False)
+        else:
+            acquire_s = self.settings.acquire_timeout_s
+            session = await self._locked(branch.gid, min(terms.lock_wait_s or acquire_s, acquire_s))
+        try:
+            with self.sessions.explained("begin"):
+                if read_only:
+                    session.command("PRAGMA query_only = ON")
+                if not session.in_transaction:
+                    session.command("BEGIN")
+                    if terms.isolation is Isolation.SNAPSHOT:
+                        # BEGIN alone takes no snapshot: the first look does.
+                        tables.has_evidence(session, branch.gid, branch.branch)
+                return self._branch(session, branch, is_home=is_home or read_only, changes=not (is_home or read_only))
+        except BaseException:
+            session.close()
+            raise
+
+    async def close_gate(self, wait_s: float) -> SQLiteGate:
+        self._require_open()
+        return SQLiteGate(self.world, self.sessions, await self._locked("", wait_s))
+
+    def _require_open(self) -> None:
+        if self.sessions.closed:
+            raise NodeUnavailable(f"node {self.name!r} is closed", retryable=False)
+
+    async def _locked(self, gid: str, wait_s: float) -> Session:
+        """A session with the write lock of a database in which no branch is in doubt. Raises NodeUnavailable."""
         doubt_until: float | None = None
         while True:
-            session = await self.sessions.locked(self.settings.acquire_timeout_s)
+            session = await self.sessions.locked(wait_s)
             try:
                 with self.sessions.explained("begin"):
                     self.journal.drop_temporary()
                     doubt = self._doubt(session)
                     if doubt is None:
-                        return self._branch(session, branch, is_home=is_home, changes=not is_home)
+                        return session
             except BaseException:
                 session.close()
                 raise
             session.close()
-            doubt_until = doubt_until or self.world.now() + self.settings.lock_timeout_s / 2
-            await self._outlast(doubt.branch, branch.gid, doubt_until)
+            doubt_until = doubt_until or self.world.now() + min(self.settings.lock_timeout_s / 2, wait_s)
+            await self._outlast(doubt.branch, gid, doubt_until)
 
     async def _outlast(self, doubt: BranchId, gid: str, until: float) -> None:
         """Wait until a branch is not in doubt any more, leaving the lock to whoever settles it. Raises NodeUnavailable."""

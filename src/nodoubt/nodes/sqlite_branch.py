@@ -104,6 +104,9 @@ class SQLiteBranch:
             return Ended.DONE
         return await self._node.finish(self._id, commit=False)
 
+    async def export(self) -> str:
+        raise NodeUnavailable(f"node {self._node.name!r}: SQLite shares no snapshots", retryable=False)
+
     def _prepare(self) -> Answer:
         try:
             with self._session.hold():

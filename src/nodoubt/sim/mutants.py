@@ -127,10 +127,10 @@ def _journal_read_unlocked() -> Iterator[None]:
     #: What was seen in the journal before the lock was taken.
     looked: ContextVar[tuple[Any] | None] = ContextVar("looked", default=None)
 
-    async def begin(self: SQLiteNode, branch: BranchId, *, read_only: bool, is_home: bool) -> Any:
+    async def begin(self: SQLiteNode, branch: BranchId, **asked: Any) -> Any:
         looked.set((await self.sessions.read("begin", partial(real, self)),))
         try:
-            return await opened(self, branch, read_only=read_only, is_home=is_home)
+            return await opened(self, branch, **asked)
         finally:
             looked.set(None)
 

@@ -22,7 +22,9 @@ from collections.abc import Sequence
 
 from nodoubt.testing.conformance.connections import ConnectionClauses
 from nodoubt.testing.conformance.decisions import DecisionClauses
+from nodoubt.testing.conformance.gates import GateClauses
 from nodoubt.testing.conformance.harness import Harness
+from nodoubt.testing.conformance.isolation import IsolationClauses
 from nodoubt.testing.conformance.recovery import RecoveryClauses
 from nodoubt.testing.conformance.setup import SetupClauses
 from nodoubt.testing.conformance.votes import VoteClauses
@@ -30,7 +32,9 @@ from nodoubt.testing.conformance.votes import VoteClauses
 __all__ = ["Harness", "NodeConformance", "clauses"]
 
 
-class NodeConformance(VoteClauses, DecisionClauses, RecoveryClauses, ConnectionClauses, SetupClauses):
+class NodeConformance(
+    VoteClauses, DecisionClauses, RecoveryClauses, GateClauses, IsolationClauses, ConnectionClauses, SetupClauses
+):
     """All clauses; subclass it with a fixture ``harness``."""
 
 

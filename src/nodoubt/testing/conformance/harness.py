@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from nodoubt.engine.worlds import AsyncWorld, ThreadWorld, run_now
 from nodoubt.errors import NodoubtError
-from nodoubt.nodes.contract import Answer, Branch, Ended, Node, Said
+from nodoubt.nodes.contract import ATOMIC, Answer, Branch, Ended, Gate, Node, Said, Terms
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, new_gid
 
@@ -20,6 +21,8 @@ DOMAIN = "conformance"
 #: How often a step that answers "not now" is repeated before a clause gives up on it, and the pause in seconds.
 TRIES_MAX = 100
 TRY_PAUSE_S = 0.02
+#: How long a clause lets an adapter wait for a lock or a gate that comes free, in seconds.
+PATIENCE_S = 5.0
 #: How long a call hangs before its branch is abandoned, in seconds: enough for a packet to leave.
 HANG_S = 0.2
 
@@ -40,6 +43,7 @@ class Harness(abc.ABC):
         self.world: World = AsyncWorld() if self.asynchronous else ThreadWorld()
         self._opened: list[Node] = []
         self._begun: list[Branch] = []
+        self._gates: list[Gate] = []
         self._numbers = itertools.count(1)
 
     @abc.abstractmethod
@@ -79,7 +83,10 @@ class Harness(abc.ABC):
 
     @abc.abstractmethod
     async def hold_decision(self, connection: Any, gid: str) -> None:
-        """Insert a committed decision row for ``gid`` into nodoubt's table, complete and without participants."""
+        """Insert a committed decision row for ``gid`` into nodoubt's table, complete and without participants.
+
+        From then on the open branch holds whatever a decision holds until its COMMIT.
+        """
 
     @abc.abstractmethod
     async def run_ddl(self, text: str) -> None:
@@ -133,6 +140,9 @@ class Harness(abc.ABC):
 
     async def close_nodes(self) -> None:
         """End every node object with its sessions, as the end of its process would."""
+        while self._gates:
+            with contextlib.suppress(NodoubtError):
+                await self._gates.pop().reopen()
         while self._begun:
             self._begun.pop().abandon()
         while self._opened:
@@ -147,26 +157,75 @@ class Harness(abc.ABC):
         return new_gid(self.world.unix_ms() + next(self._numbers), self.world.random(10))
 
     async def begin(
-        self, node: Node, branch_id: BranchId | None = None, *, read_only: bool = False, home: bool = False
+        self,
+        node: Node,
+        branch_id: BranchId | None = None,
+        *,
+        read_only: bool = False,
+        home: bool = False,
+        terms: Terms = ATOMIC,
     ) -> Branch:
         """Open a branch."""
-        branch = await node.begin(branch_id or self.id(), read_only=read_only, is_home=home)
+        branch = await node.begin(branch_id or self.id(), read_only=read_only, is_home=home, terms=terms)
         self._begun.append(branch)
         return branch
 
     async def wrote(
-        self, node: Node, key: str = "key", *, branch_id: BranchId | None = None, home: bool = False
+        self,
+        node: Node,
+        key: str = "key",
+        *,
+        branch_id: BranchId | None = None,
+        home: bool = False,
+        terms: Terms = ATOMIC,
     ) -> Branch:
         """Open a branch and write its key."""
-        branch = await self.begin(node, branch_id, home=home)
+        branch = await self.begin(node, branch_id, home=home, terms=terms)
         await self.put(branch.connection, key, "value")
         return branch
 
-    async def prepare(self, node: Node, branch_id: BranchId, key: str = "key") -> Branch:
+    async def prepare(self, node: Node, branch_id: BranchId, key: str = "key", *, terms: Terms = ATOMIC) -> Branch:
         """Open a branch, write its key and prepare it."""
-        branch = await self.wrote(node, key, branch_id=branch_id)
+        branch = await self.wrote(node, key, branch_id=branch_id, terms=terms)
         expect(await branch.prepare(), Said.YES)
         return branch
+
+    async def commit_row(self, node: Node, key: str = "key", value: str = "value") -> str:
+        """Write a key in a transaction of one branch; the gid of its decision, which is complete."""
+        branch_id = self.id(branch=0)
+        branch = await self.begin(node, branch_id, home=True)
+        await self.put(branch.connection, key, value)
+        expect(await branch.decide({}), Said.YES)
+        return branch_id.gid
+
+    async def close_gate(self, node: Node, wait_s: float = PATIENCE_S) -> Gate:
+        """Close a node's gate; whatever becomes of the clause, it is opened again."""
+        gate = await node.close_gate(wait_s)
+        self._gates.append(gate)
+        return gate
+
+    async def beside(self, step: Coroutine[Any, Any, T], meanwhile: Coroutine[Any, Any, Any]) -> tuple[T, bool]:
+        """Take a step and, a while after it began, another one; with the first one's result, whether it had to wait for it."""
+        ended = False
+
+        async def first() -> T:
+            nonlocal ended
+            try:
+                return await step
+            finally:
+                ended = True
+
+        async def second() -> bool:
+            await self.world.sleep(HANG_S)
+            waits = not ended
+            await meanwhile
+            return waits
+
+        result, waited = await self.world.together([_caught(first()), _caught(second())])
+        for one in (result, waited):
+            if isinstance(one, Exception):
+                raise one
+        return result, waited
 
     async def read(self, node: Node, key: str = "key") -> str | None:
         """The committed value of a key."""
@@ -247,6 +306,14 @@ async def raises(kind: type[BaseException], step: Awaitable[Any], what: str) -> 
     except BaseException as error:
         raise BrokenClause(f"{what}: raised {error!r}, expected {kind.__name__}") from error
     raise BrokenClause(f"{what}: raised nothing, expected {kind.__name__}")
+
+
+async def _caught(step: Coroutine[Any, Any, Any]) -> Any:
+    """Steps that are taken together do not raise."""
+    try:
+        return await step
+    except Exception as error:
+        return error
 
 
 Body = Callable[[Any, Harness, Node], Coroutine[Any, Any, None]]
