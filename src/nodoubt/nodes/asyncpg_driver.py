@@ -19,8 +19,12 @@ _Connection = asyncpg.Connection
 #: All that asyncpg raises for a connection, the last one where the server's goodbye was read and the end behind it was not yet.
 _ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
 _MINE = "the connection belongs to nodoubt for as long as it is open"
-_REFUSED = dict.fromkeys(("close", "terminate", "reset", "reload_schema_state"), _MINE)
-_LASTING = ("add_listener", "set_type_codec", "set_builtin_type_codec", "add_log_listener", "add_query_logger")
+_LIMITS = {
+    **dict.fromkeys(("close", "terminate", "reset", "reload_schema_state"), _MINE),
+    **dict.fromkeys(
+        ("add_listener", "set_type_codec", "set_builtin_type_codec", "add_log_listener", "add_query_logger"), ""
+    ),
+}
 
 
 class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
@@ -99,6 +103,11 @@ class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
         return True
 
 
+class _UserConnection(BranchConnection):
+    __slots__ = ()
+    _limits = _LIMITS
+
+
 class AsyncpgSession(Session):
     """See :class:`nodoubt.nodes.sql.Session`."""
 
@@ -137,7 +146,7 @@ class AsyncpgSession(Session):
         self._raw.guard = guard
         # asyncpg's own nested transactions become savepoints when it believes that it began the outer one.
         self._raw._top_xact = self._outer
-        return BranchConnection(self._raw, guard, _refused)
+        return _UserConnection(self._raw, guard)
 
     def unbind(self) -> None:
         self._raw._top_xact = None
@@ -162,12 +171,6 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-def _refused(name: str, guard: Guard) -> str | None:
-    if name in _LASTING:
-        guard.lasting = True
-    return _REFUSED.get(name)
 
 
 def _explain(error: Exception, raw: GuardedConnection) -> StatementFailed | ConnectionLost:
