@@ -111,10 +111,12 @@ class _UserConnection(BranchConnection):
 class AsyncpgSession(Session):
     """See :class:`nodoubt.nodes.sql.Session`."""
 
-    __slots__ = ("_outer", "_raw", "_rider", "handle", "token")
+    __slots__ = ("_outer", "_protocol", "_raw", "_rider", "handle", "token")
 
     def __init__(self, raw: GuardedConnection) -> None:
         self._raw = raw
+        #: Past `Connection.execute`, whose loggers and checks are for a user's statements.
+        self._protocol = raw._protocol
         self._rider = raw.rider = Rider(raw._transport, raw._protocol)
         self._outer = Transaction(raw, None, False, False)
         self.token = ""
@@ -130,7 +132,7 @@ class AsyncpgSession(Session):
         if self._rider.waiting:
             sql, self._rider.waiting = f"{self._rider.waiting};{sql}", ""
         try:
-            tag: str = await _Connection.execute(self._raw, sql)
+            tag: str = await self._protocol.query(sql, None)
         except _ERRORS as error:
             raise _explain(error, self._raw) from error
         return tag
