@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from nodoubt.engine.deadlines import Deadlines
 from nodoubt.engine.performer import Watch
 from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
 from nodoubt.engine.work import Work
@@ -59,6 +60,7 @@ class Engine:
         self.live: dict[str, Work] = {}
         #: Called when something was handed over: the background settler should not wait for its next round.
         self.nudge: Callable[[], None] = lambda: None
+        self._deadlines = Deadlines(world, self.live)
         self._settler = Settler(self.nodes, world, self.live.__contains__, self.watch)
         self._owed: set[str] = set()
         #: gid -> home, of transactions whose end home did not tell.
@@ -86,6 +88,7 @@ class Engine:
 
     async def close(self) -> None:
         """Mark what is finished and close every node. Live transactions are not waited for."""
+        self._deadlines.close()
         await self.flush()
         for node in self.nodes.values():
             await node.close()
@@ -113,6 +116,7 @@ class Engine:
         gid = new_gid(self.world.unix_ms(), self.world.random(10))
         work = Work(self, gid, home=home, timeout_s=self.settings.timeout_s if timeout_s is None else timeout_s)
         self.live[gid] = work
+        self._deadlines.keep(work.deadline_s)
         return work
 
     def forget(self, machine: Transaction, home: str | None) -> None:
