@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from nodoubt.errors import NodoubtError
@@ -56,7 +57,7 @@ class Performer:
 
     __slots__ = (
         *("_decided_ms", "_machine", "_retention_s", "_said", "_watch", "_world"),
-        *("adopted", "answer", "closing", "home", "live"),
+        *("adopted", "answer", "closing", "home", "live", "note"),
     )
 
     def __init__(
@@ -69,6 +70,8 @@ class Performer:
         retention_s: float = math.inf,
     ) -> None:
         self._machine = machine
+        #: Give the machine a fact; returns what follows from it.
+        self.note = machine.take if watch is None else partial(_watched, watch, machine)
         #: The node that carries the decision, once it was chosen.
         self.home = home
         self._world = world
@@ -85,12 +88,6 @@ class Performer:
         self.answer: Answer | None = None
         #: Forget or HandOver, once the machine ordered it.
         self.closing: m.Order | None = None
-
-    def note(self, fact: m.Fact) -> list[m.Order]:
-        """Give the machine a fact; returns what follows from it."""
-        if self._watch is not None:
-            self._watch("fact", self._machine.gid, fact)
-        return self._machine.take(fact)
 
     async def tell(self, fact: m.Fact) -> None:
         """Give the machine a fact and carry out all that follows from it."""
@@ -228,6 +225,11 @@ class Performer:
     def _remember(self, answer: Answer) -> None:
         if self.answer is None:
             self.answer = answer
+
+
+def _watched(watch: Watch, machine: Transaction, fact: m.Fact) -> list[m.Order]:
+    watch("fact", machine.gid, fact)
+    return machine.take(fact)
 
 
 async def probe_one(home: Node | None, gid: str) -> HomeSays:

@@ -76,7 +76,10 @@ class Work:
 
     async def on(self, name: str, *, read_only: bool = False) -> Any:
         """The connection to a node, opening its branch on first use."""
-        self._check_active()
+        if self.expired:
+            raise self.timed_out()
+        if not self.is_open:
+            raise GuardError("the transaction is over", gid=self.gid, outcome=self.outcome)
         known = self._read_only.get(name)
         if known is not None:
             if known and not read_only:
@@ -86,13 +89,14 @@ class Work:
             return self.connections[name]
         self._read_only[name] = read_only
         try:
-            self.connections[name] = (await self._open(name, read_only=read_only)).connection
+            branch = await self._open(name, read_only=read_only)
         except NodoubtError as error:
             # A block that swallows this error must not commit half of what it meant to do.
             error.gid = self.gid
             self._doom = self._doom or error
             raise
-        return self.connections[name]
+        connection = self.connections[name] = branch.connection
+        return connection
 
     async def _open(self, name: str, *, read_only: bool) -> Branch:
         node = self._engine.node(name)
@@ -213,12 +217,6 @@ class Work:
     def doom(self, error: NodoubtError) -> None:
         """Make the transaction abort whatever the block does."""
         self._doom = self._doom or error
-
-    def _check_active(self) -> None:
-        if self.expired:
-            raise self.timed_out()
-        if not self.is_open:
-            raise GuardError("the transaction is over", gid=self.gid, outcome=self.outcome)
 
     def timed_out(self) -> Aborted:
         return Aborted(

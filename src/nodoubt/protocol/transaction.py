@@ -108,10 +108,10 @@ class Transaction:
         return orders
 
     def _enlisted(self, fact: m.Enlisted) -> None:
-        require(fact.branch == len(self.branches), "a branch was enlisted out of order")
-        require(
-            not fact.home or (self.home is None and not fact.read_only), "a transaction has one home, and it writes"
-        )
+        if fact.branch != len(self.branches):
+            raise InvariantBroken("a branch was enlisted out of order", gid=self.gid)
+        if fact.home and (self.home is not None or fact.read_only):
+            raise InvariantBroken("a transaction has one home, and it writes", gid=self.gid)
         self.branches.append(BranchState.OPEN)
         self.nodes.append(fact.node)
         self.read_only.append(fact.read_only)
