@@ -157,7 +157,7 @@ class MemorySession(Session):
         return [row for result in await self._send(sql) if isinstance(result, list) for row in result]
 
     def bind(self, guard: Guard) -> BranchConnection:
-        return BranchConnection(MemoryConnection(self, guard), guard, lambda name, guard: None)
+        return BranchConnection(MemoryConnection(self, guard), guard)
 
     def unbind(self) -> None:
         """Nothing is kept for a user."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
@@ -91,7 +90,7 @@ class SqlNode:
         while True:
             session, is_new = self.pool.at_hand() or await self.pool.take()
             if not self.capabilities.detached:
-                branch = replace(branch, session=session.token)
+                branch = branch._replace(session=session.token)
             try:
                 text = self.dialect.begin(branch, read_only=read_only)
                 if not session.begin_later(text):
