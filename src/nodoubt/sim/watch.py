@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Literal
 
@@ -44,6 +44,15 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "purge": PURGES,
 }
 _MARKS = [(mark, step) for step, marks in STEPS.items() for mark in marks]
+#: Texts whose meaning is remembered, as most are said again and again.
+TEXTS_MAX = 4096
+
+
+@lru_cache(maxsize=TEXTS_MAX)
+def _step(text: str) -> str:
+    return next((step for mark, step in _MARKS if mark in text), "")
+
+
 #: What a settler may be in the middle of.
 SETTLES = (*STEPS["probe"], *STEPS["finish"])
 
@@ -65,7 +74,7 @@ class Watcher:
     def __call__(self, what: Literal["order", "fact"], gid: str, message: m.Order | m.Fact) -> None:
         name = type(message).__name__
         self._seen[name] += 1
-        loop: Any = asyncio.get_running_loop()
+        loop: Any = self._schedule.running
         point = POINTS.get(name)
         # Of orders that are given together the first is the moment before all of them.
         at_once, self._last[gid] = what == "fact" or self._last.get(gid) != what, what
@@ -99,7 +108,7 @@ class Watcher:
 
     def overhear(self, process: str, server: str, text: str) -> None:
         """A process sends a text: a step of settling may be what a fault aims at."""
-        name = next((step for mark, step in _MARKS if mark in text), "")
+        name = _step(text)
         if name:
             self._seen[name] += 1
             for strike in self.aimed.pop((name, self._seen[name]), ()):
