@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import Any, ClassVar
 
@@ -92,20 +93,18 @@ class Backend:
         """A packet came over the network."""
         if self.server.paused:
             self.server.withheld.append(lambda: self.receive(packet))
-        elif self.alive:
+        elif self.running is not None:
             self.queue.append(packet)
-            if self.running is None:
-                self._next()
+        elif self.alive:
+            self._begin(packet)
 
-    def _next(self) -> None:
-        while self.queue and self.alive and self.running is None:
-            packet = self.queue.popleft()
-            if packet.text is None:
-                self.end()
-                return
-            self.packet = packet
-            self.running = self.server.carry_out(self, packet)
-            self.go_on(None)
+    def _begin(self, packet: Packet) -> None:
+        if packet.text is None:
+            self.end()
+            return
+        self.packet = packet
+        self.running = self.server.carry_out(self, packet)
+        self.go_on(None)
 
     def go_on(self, value: object, error: SqlError | None = None) -> None:
         """Carry on with the packet until it waits or ends."""
@@ -137,7 +136,7 @@ class Backend:
         if self.txn is not None and not self.watched:
             self.server.watch_idle(self)
         if self.queue:
-            self._next()
+            self._begin(self.queue.popleft())
 
     def _wait_for(self, wait: Any) -> None:
         token = self.wait = object()
@@ -242,15 +241,17 @@ class Server:
         if known is None:
             if len(_UNDERSTOOD) == UNDERSTOOD_MAX:
                 _UNDERSTOOD.clear()
-            known = _UNDERSTOOD[self.kind, text] = [self._understand_one(statement) for statement in text.split(";")]
+            known = _UNDERSTOOD[self.kind, text] = self._read(text)
         return known
 
-    def _understand_one(self, statement: str) -> tuple[Callable[..., Answer | Steps], tuple[str, ...]]:
-        for pattern, call in self.texts.get(statement.split(None, 1)[0], ()):
-            match = pattern.fullmatch(statement)
+    def _read(self, text: str) -> Statements:
+        if ";" in text:
+            return [*chain.from_iterable(map(self._understand, text.split(";")))]
+        for pattern, call in self.texts.get(text.split(None, 1)[0], ()):
+            match = pattern.fullmatch(text)
             if match is not None:
-                return call, match.groups()
-        raise NotImplementedError(f"the simulated {self.kind} does not understand: {statement}")
+                return [(call, match.groups())]
+        raise NotImplementedError(f"the simulated {self.kind} does not understand: {text}")
 
     def refuse(self, call: Callable[..., Any]) -> None:
         """Called before each statement of a session whose transaction has failed. Raises SqlError."""
