@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, Literal
 
@@ -77,9 +77,10 @@ class Watcher:
         loop: Any = self._schedule.running
         point = POINTS.get(name)
         # Of orders that are given together the first is the moment before all of them.
-        at_once, self._last[gid] = what == "fact" or self._last.get(gid) != what, what
-        for strike in self.aimed.pop((name, self._seen[name]), ()):
-            strike(loop.name, gid, at_once)
+        before, self._last[gid] = self._last.get(gid), what
+        if self.aimed:
+            for strike in self.aimed.pop((name, self._seen[name]), ()):
+                strike(loop.name, gid, what == "fact" or before != what)
         if loop.dead:
             raise Died
         if what == "fact":
@@ -95,12 +96,12 @@ class Watcher:
         if work is None:
             return
         name, machine = type(fact).__name__, work.machine
-        self._observer.hit("transition", f"{machine.phase} + {name}")
+        self._observer.hit("transition", _spelled(machine.phase, name))
         number = getattr(fact, "branch", machine.home)
         if number is not None and number < len(machine.branches):
             state = machine.branches[number]
             if (state, type(fact)) in BRANCHES:
-                self._observer.hit("transition of a branch", f"{state} + {name}")
+                self._observer.hit("transition of a branch", _spelled(state, name))
 
     def seen(self, what: str) -> int:
         """How often a message or a step was seen."""
@@ -114,6 +115,11 @@ class Watcher:
             for strike in self.aimed.pop((name, self._seen[name]), ()):
                 # Once it was sent.
                 self._schedule.after(0.0, strike, process, server, True)
+
+
+@cache
+def _spelled(state: str, fact: str) -> str:
+    return f"{state} + {fact}"
 
 
 @contextmanager
