@@ -173,10 +173,11 @@ class AsyncTransactionManager(ManagerShell):
             except Exception:
                 logger.exception("the background settler met a bug and goes on")
                 pause_s = engine.settings.settle_every_s
+            alarm = asyncio.get_running_loop().call_later(pause_s, self._nudged.set)
             try:
-                await asyncio.wait_for(self._nudged.wait(), pause_s)
-            except TimeoutError:
-                continue
+                await self._nudged.wait()
+            finally:
+                alarm.cancel()
 
     def transaction(
         self, *, timeout: float | None = None, home: str | None = None, **wishes: Unpack[Wishes]

@@ -78,7 +78,7 @@ class Engine:
         self._lock = threading.Lock()
         self._next_settle = self._next_purge = 0.0
         for node in nodes:
-            if isinstance(node, Hurried):
+            if not node.capabilities.concurrent and isinstance(node, Hurried):
                 node.hurry = partial(self.found_in_the_way, node.name)
 
     async def open(self) -> None:

@@ -315,8 +315,8 @@ class MemoryDialect:
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return []
 
-    def home_refusal(self, findings: Sequence[Finding]) -> str:
-        return ""
+    async def durable(self, session: Session) -> Sequence[Finding]:
+        return []
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         found = await self._identity(session)
