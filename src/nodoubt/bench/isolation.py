@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from nodoubt.bench.contestants import Bare, Nodoubt
 from nodoubt.bench.work import Lap, WorkNotDone, percentile
-from nodoubt.nodes.postgresql import PASS_THE_GATE, PostgreSQL
+from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.protocol.ids import BranchId
 
 UNGATED = "nodoubt without its gate"
@@ -35,7 +35,7 @@ class Ungated(Nodoubt):
 class _Ungated(PostgreSQL):
     def decide(self, branch: BranchId, participants: Mapping[int, str]) -> str:
         text = super().decide(branch, participants)
-        without = text.replace(PASS_THE_GATE, "")
+        without = text.replace(self.pass_gate, "")
         if without == text:
             raise WorkNotDone(f"{text!r} passes no gate")
         return without
