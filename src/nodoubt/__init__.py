@@ -1,9 +1,10 @@
 """One transaction over several databases that happens everywhere or nowhere, whatever crashes."""
 
-from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManager
+from nodoubt.engine.asynchronous import AsyncSnapshot, AsyncTransaction, AsyncTransactionManager
 from nodoubt.engine.engine import Settings
+from nodoubt.engine.request import shared
 from nodoubt.engine.settle import Doubt, SettleReport
-from nodoubt.engine.synchronous import Transaction, TransactionManager
+from nodoubt.engine.synchronous import Snapshot, Transaction, TransactionManager
 from nodoubt.errors import (
     Aborted,
     ConfigError,
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Aborted",
+    "AsyncSnapshot",
     "AsyncTransaction",
     "AsyncTransactionManager",
     "ConfigError",
@@ -33,6 +35,8 @@ __all__ = [
     "OutcomeUnknown",
     "Settings",
     "SettleReport",
+    "Snapshot",
     "Transaction",
     "TransactionManager",
+    "shared",
 ]

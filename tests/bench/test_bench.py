@@ -17,8 +17,8 @@ from nodoubt.bench.lines import kind_of
 from nodoubt.bench.runner import Race, order, run_lap, run_race
 from nodoubt.bench.settling import check as check_settled
 from nodoubt.bench.settling import leave_in_doubt
-from nodoubt.bench.summary import Target, percentile
-from nodoubt.bench.work import TABLE, Options, WorkNotDone, keys
+from nodoubt.bench.summary import Target
+from nodoubt.bench.work import TABLE, Options, WorkNotDone, keys, percentile
 from nodoubt.cli import bench
 from nodoubt.engine.settle import SettleReport
 from nodoubt.errors import ConfigError

@@ -18,6 +18,9 @@ from nodoubt.bench.lines import KINDS, Line, kind_of
 from nodoubt.bench.work import DOMAIN, Options, amount, keys
 from nodoubt.engine.asynchronous import AsyncTransactionManager
 
+#: Connections for what goes on beside the clients.
+SPARE = 8
+
 NODOUBT = "nodoubt"
 HAND_WRITTEN = "hand-written 2PC"
 SQLALCHEMY = "SQLAlchemy twophase"
@@ -30,6 +33,8 @@ class Contestant(ABC):
 
     name: ClassVar[str]
     note: ClassVar[str]
+    #: Whether its transactions move money.
+    moves: ClassVar[bool] = True
 
     def __init__(self, urls: Sequence[str], options: Options) -> None:
         self.urls = urls
@@ -82,7 +87,8 @@ class Nodoubt(AsyncContestant):
     async def open(self) -> None:
         names = await install(self.urls)
         nodes = {
-            name: {"url": url, "pool_size": self.options.clients} for name, url in zip(names, self.urls, strict=True)
+            name: {"url": url, "pool_size": self.options.clients + SPARE}
+            for name, url in zip(names, self.urls, strict=True)
         }
         self._manager = AsyncTransactionManager.open(nodes, domain=DOMAIN)
         await self._manager.__aenter__()

@@ -6,8 +6,9 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
-from nodoubt.bench import contestants
+from nodoubt.bench import contestants, isolation
 from nodoubt.bench.contestants import Contestant
 from nodoubt.bench.grounds import Ground, ground
 from nodoubt.bench.lines import Line
@@ -24,6 +25,8 @@ class Race:
     name: str
     kinds: tuple[str, ...]
     contestants: tuple[type[Contestant], ...]
+    #: Of what the ratios are.
+    measure: Callable[[Lap], float] = attrgetter("rate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +38,11 @@ class RaceResult:
     rounds: list[dict[str, Lap]] = field(default_factory=list)
 
 
+_TWO = ("postgresql", "postgresql")
 RACES = (
     Race(
         name="postgresql+postgresql",
-        kinds=("postgresql", "postgresql"),
+        kinds=_TWO,
         contestants=(contestants.Nodoubt, contestants.HandWritten, SQLAlchemy, contestants.Unprotected),
     ),
     Race(
@@ -51,6 +55,15 @@ RACES = (
         kinds=("postgresql",),
         contestants=(contestants.Nodoubt, contestants.PlainCommit),
     ),
+    Race(name="gate", kinds=_TWO, contestants=(contestants.Nodoubt, isolation.Ungated)),
+    Race(name="openings", kinds=_TWO, contestants=(isolation.BesideOpenings, isolation.Ungated)),
+    Race(
+        name="opening",
+        kinds=_TWO,
+        contestants=(isolation.Opening, isolation.TwoBegins),
+        measure=isolation.quickness,
+    ),
+    Race(name="serializable", kinds=_TWO, contestants=(isolation.Serializable, contestants.Nodoubt)),
 )
 
 
@@ -110,7 +123,7 @@ async def run_lap(contestant: Contestant, number: int, seconds: float, place: Gr
     elapsed_s, client_cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
     if server_cpu_s is not None:
         server_cpu_s = (place.cpu_s or 0.0) - server_cpu_s
-    check(contestant.name, len(latencies_s), before, await totals(lines))
+    check(contestant, len(latencies_s), before, await totals(lines))
     return Lap(
         contestant=contestant.name,
         seconds=elapsed_s,
@@ -125,13 +138,14 @@ async def totals(lines: Sequence[Line]) -> list[int]:
     return [int((await line.query(f"SELECT sum(balance) FROM {TABLE}"))[0][0]) for line in lines]
 
 
-def check(contestant: str, count: int, before: Sequence[int], after: Sequence[int]) -> None:
+def check(contestant: Contestant, count: int, before: Sequence[int], after: Sequence[int]) -> None:
     """Raise WorkNotDone unless the totals moved by exactly what was counted."""
     if not count:
-        raise WorkNotDone(f"{contestant} finished no transaction")
+        raise WorkNotDone(f"{contestant.name} finished no transaction")
     for number, (was, is_) in enumerate(zip(before, after, strict=True)):
-        if is_ - was != count * amount(number):
+        moved = count * amount(number) if contestant.moves else 0
+        if is_ - was != moved:
             raise WorkNotDone(
-                f"{contestant} counted {count} transactions, but the total of node {number} moved by {is_ - was}"
-                f" instead of {count * amount(number)}"
+                f"{contestant.name} counted {count} transactions, but the total of node {number} moved by {is_ - was}"
+                f" instead of {moved}"
             )

@@ -10,14 +10,19 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Final
 
-from nodoubt.bench.contestants import HAND_WRITTEN, SQLALCHEMY, TWO_COMMITS
+from nodoubt.bench.contestants import HAND_WRITTEN, NODOUBT, SQLALCHEMY, TWO_COMMITS
+from nodoubt.bench.isolation import TWO_BEGINS, UNGATED
 from nodoubt.bench.runner import RaceResult
 from nodoubt.bench.settling import NAME as SETTLE
 from nodoubt.bench.settling import SettleResult
-from nodoubt.bench.work import Lap, Options
+from nodoubt.bench.work import Lap, Options, percentile
 
 TARGETS: Final = {
     "postgresql+postgresql": {HAND_WRITTEN: 1.0, SQLALCHEMY: 1.5, TWO_COMMITS: 0.7},
+    "gate": {UNGATED: 0.9},
+    "openings": {UNGATED: 0.75},
+    "opening": {TWO_BEGINS: 0.4},
+    "serializable": {NODOUBT: 0.7},
 }
 """The least ratio to a peer, by scenario."""
 
@@ -135,12 +140,13 @@ class Summary:
 def summarise(result: RaceResult) -> RaceSummary:
     """The figures of a race."""
     first, *peers = [contestant.name for contestant in result.race.contestants]
+    measure = result.race.measure
     notes = {contestant.name: contestant.note for contestant in result.race.contestants}
     return RaceSummary(
         scenario=result.race.name,
         versions=result.versions,
         contestants=[_figures(name, notes[name], [laps[name] for laps in result.rounds]) for name in (first, *peers)],
-        ratios=[_ratio(peer, [laps[first].rate / laps[peer].rate for laps in result.rounds]) for peer in peers],
+        ratios=[_ratio(peer, [measure(laps[first]) / measure(laps[peer]) for laps in result.rounds]) for peer in peers],
     )
 
 
@@ -165,8 +171,3 @@ def _figures(name: str, note: str, laps: Sequence[Lap]) -> Figures:
 
 def _ratio(peer: str, ratios: Sequence[float]) -> Ratio:
     return Ratio(peer=peer, median=median(ratios), least=min(ratios), most=max(ratios))
-
-
-def percentile(ordered: Sequence[float], percent: int) -> float:
-    """The least value that so many percent of an ordered, non-empty sequence do not exceed."""
-    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]

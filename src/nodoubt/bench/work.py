@@ -6,7 +6,7 @@ Who counts a transaction must have moved the money on all nodes: the totals are 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -64,3 +64,8 @@ def keys(seed: int, lap: int, client: int) -> Callable[[], int]:
     """The accounts that a client draws in a lap: the same for every contestant."""
     draw = random.Random(f"{seed}/{lap}/{client}").random
     return lambda: int(draw() * ACCOUNTS)
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    """The least value that so many percent of an ordered, non-empty sequence do not exceed."""
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]

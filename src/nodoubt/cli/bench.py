@@ -16,7 +16,10 @@ from nodoubt.errors import ConfigError
 if TYPE_CHECKING:
     from nodoubt.bench.summary import Summary
 
-SCENARIOS = ("postgresql+postgresql", "postgresql+mariadb", "one-node", "settle")
+SCENARIOS = (
+    *("postgresql+postgresql", "postgresql+mariadb", "one-node"),
+    *("gate", "openings", "opening", "serializable", "settle"),
+)
 NEEDS = ("asyncpg", "sqlalchemy", "matplotlib")
 DEFAULTS = Options()
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextlib import suppress
 from contextvars import Context
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Engine
+from nodoubt.engine.request import Wishes
 from nodoubt.engine.retry import backoff_s
 from nodoubt.engine.settle import Doubt, SettleReport
 from nodoubt.engine.shell import ManagerShell, TransactionShell
 from nodoubt.engine.work import Work
 from nodoubt.engine.worlds import AsyncWorld
-from nodoubt.errors import NodoubtError, Outcome
+from nodoubt.errors import Aborted, NodoubtError, Outcome
 
 logger = logging.getLogger("nodoubt")
 T = TypeVar("T")
@@ -46,6 +48,8 @@ class AsyncTransaction(TransactionShell):
         await _to_its_end(self._work.roll_back(reason))
 
     async def __aenter__(self) -> AsyncTransaction:
+        if self._work.opens_at_begin:
+            await _to_its_end(self._work.open_named())
         self._task = asyncio.current_task()
         self._work.interrupt = self._interrupt
         return self
@@ -70,6 +74,33 @@ class AsyncTransaction(TransactionShell):
         if self._task is not None:
             self._interrupted = True
             self._task.cancel()
+
+
+class AsyncSnapshot:
+    """One instant of several nodes, to read: ``async with tm.snapshot() as view``."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._transaction = AsyncTransaction(work)
+
+    async def __aenter__(self) -> AsyncSnapshot:
+        await self._transaction.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What was read was read: that a line is lost when nothing is left to do takes nothing back.
+        with suppress(Aborted):
+            await self._transaction.__aexit__(kind, error, trace)
+
+    async def on(self, name: str) -> Any:
+        """The driver's own connection to a node. Raises GuardError for one that is not in the snapshot."""
+        return await self._transaction.on(name, read_only=True)
+
+    async def another(self, name: str) -> Any:
+        """One more connection that shows the same, to read with several tasks at once. PostgreSQL only, else ConfigError."""
+        return await self._work.share(name)
 
 
 async def _to_its_end(step: Coroutine[Any, Any, T]) -> T:
@@ -149,27 +180,61 @@ class AsyncTransactionManager(ManagerShell):
             except TimeoutError:
                 continue
 
-    def transaction(self, *, timeout: float | None = None, home: str | None = None) -> AsyncTransaction:
+    def transaction(
+        self, *, timeout: float | None = None, home: str | None = None, **wishes: Unpack[Wishes]
+    ) -> AsyncTransaction:
         """Begin a transaction: leaving the block commits everywhere, an exception in it rolls back everywhere.
 
         ``timeout`` is in seconds and ends at the decision. ``home`` names the node that carries the decision; by default it
         is the first one enlisted. Leaving the block raises Aborted, OutcomeUnknown or HeuristicOutcome.
+
+        ``isolation`` says what the transaction sees of others, over all its nodes together; see ``docs/isolation.md``.
+
+        - ``"atomic"``: each node gives what it is set to give; half of another transaction may be seen.
+        - ``"snapshot"``: global snapshot isolation. The branches of ``nodes`` (by default all) and, to read only, of ``reads``
+          are opened at begin, and show one instant: every transaction of this domain wholly or not at all, and all that
+          were acknowledged before. Who writes over what it does not show is aborted, retryably. Write skew is possible.
+        - ``"serializable"``: strictly serializable among transactions of this level, by locks on what is read and
+          written. On PostgreSQL the locks are ``keys``: names of your own (``shared("…")`` to read only) that stand for
+          the rows that the block touches there; without any it runs alone in the domain. Rows that no declared key stands
+          for are not protected. Named ``nodes`` and ``reads`` are opened at begin, others when they are asked for.
+
+        What somebody writes without nodoubt is not covered. What a node cannot give is refused with ConfigError.
         """
-        return AsyncTransaction(self.engine.begin(home=home, timeout_s=timeout))
+        return AsyncTransaction(self.engine.begin(home=home, timeout_s=timeout, **wishes))
+
+    def snapshot(self, *nodes: str, max_age: float | None = None) -> AsyncSnapshot:
+        """Open a view of several nodes (by default of all) at one instant, to read: reports, exports, checks.
+
+        It shows what a transaction at ``"snapshot"`` would see, and blocks writers only while it is opened. Entering raises
+        NodeUnavailable, which is retryable, when an instant was not to be had. After ``max_age`` seconds (by default the
+        transactions' timeout) its connections end: a server must keep all that an open snapshot shows.
+        """
+        return AsyncSnapshot(
+            self.engine.begin(
+                timeout_s=max_age, isolation="snapshot", nodes=(), reads=nodes or tuple(self.engine.nodes)
+            )
+        )
 
     async def run(
-        self, function: Callable[[AsyncTransaction], Awaitable[T]], *, attempts: int = 3, timeout: float | None = None
+        self,
+        function: Callable[[AsyncTransaction], Awaitable[T]],
+        *,
+        attempts: int = 3,
+        timeout: float | None = None,
+        **wishes: Unpack[Wishes],
     ) -> T:
         """Run a closure in a transaction, again with a new one after an abort that is retryable, ``attempts`` times at most.
 
-        Nothing else is ever retried; an unknown outcome least of all.
+        Nothing else is ever retried; an unknown outcome least of all. See :meth:`transaction` for the rest.
         """
         for attempt in range(1, attempts + 1):
+            work = self.engine.begin(timeout_s=timeout, attempt=attempt, **wishes)
             try:
-                async with self.transaction(timeout=timeout) as tx:
+                async with AsyncTransaction(work) as tx:
                     return await function(tx)
             except Exception as error:
-                if attempt == attempts or not tx.may_retry(error):
+                if attempt == attempts or not work.may_retry(error):
                     raise
                 await self.engine.world.sleep(backoff_s(attempt, self.engine.world))
         raise ValueError("attempts must be at least 1")

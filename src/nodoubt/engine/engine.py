@@ -9,12 +9,14 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Unpack
 
 from nodoubt.engine.performer import Watch
+from nodoubt.engine.request import PLAIN, Wishes, request
 from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
 from nodoubt.engine.work import Work
-from nodoubt.errors import ConfigError, NodoubtError, Outcome
-from nodoubt.nodes.contract import DecisionRow, Hurried, Node, may_be_home
+from nodoubt.errors import ConfigError, NodeUnavailable, NodoubtError, Outcome
+from nodoubt.nodes.contract import ATOMIC, DecisionRow, Ended, Hurried, Node, Terms, may_be_home
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, gid_at, is_gid, new_gid
 from nodoubt.protocol.transaction import Transaction
@@ -41,6 +43,8 @@ class Settings:
     #: How long complete decisions and tombstones are kept; far longer than any session of ours can idle in a transaction.
     retention_s: float = 6 * 3600.0
     purge_every_s: float = 60.0
+    #: How long a serializable transaction waits for a lock; chance makes it up to twice as long.
+    lock_wait_s: float = 5.0
     #: Settle in the background.
     settle: bool = True
     #: Seen by crash harnesses and traces.
@@ -63,6 +67,8 @@ class Engine:
         self._owed: set[str] = set()
         #: gid -> home, of transactions whose end home did not tell.
         self._unknown: dict[str, str] = {}
+        #: node -> transactions whose callers were told that they are committed, and whose branch there is not finished.
+        self.left: dict[str, frozenset[str]] = {}
         #: Branches in doubt that transactions stumbled over -> their nodes.
         self._in_the_way: dict[BranchId, str] = {}
         #: home -> gid -> participants, to be marked complete.
@@ -106,14 +112,43 @@ class Engine:
                 return node.name
         raise ConfigError("no configured node can hold a decision", hint="run `nodoubt doctor`")
 
-    def begin(self, *, home: str | None = None, timeout_s: float | None = None) -> Work:
-        """Begin a transaction; nothing is sent to any node yet."""
+    def begin(
+        self,
+        *,
+        home: str | None = None,
+        timeout_s: float | None = None,
+        attempt: int = 1,
+        **wishes: Unpack[Wishes],
+    ) -> Work:
+        """Begin a transaction; nothing is sent to any node yet. Of a closure that is run again, ``attempt`` counts the runs."""
         if home is not None and not may_be_home(self.node(home)):
             raise ConfigError(f"node {home!r} cannot be home", hint="run `nodoubt doctor` to see why")
+        asked, terms = PLAIN, ATOMIC
+        if wishes:
+            asked = request(self.node, self.nodes, **wishes)
+            terms = Terms(isolation=asked.isolation, keys=asked.keys, lock_wait_s=self._lock_wait_s(attempt))
         gid = new_gid(self.world.unix_ms(), self.world.random(10))
-        work = Work(self, gid, home=home, timeout_s=self.settings.timeout_s if timeout_s is None else timeout_s)
+        timeout_s = self.settings.timeout_s if timeout_s is None else timeout_s
+        work = Work(self, gid, home=home, timeout_s=timeout_s, request=asked, terms=terms)
         self.live[gid] = work
         return work
+
+    def _lock_wait_s(self, attempt: int) -> float:
+        """By chance up to twice as long: of two that wait for each other one gives up first. Who gave up before waits longer."""
+        return self.settings.lock_wait_s * attempt * (1 + int.from_bytes(self.world.random(2), "big") / 0xFFFF)
+
+    async def catch_up(self, node: Node) -> None:
+        """Make sure that what callers of this process were told is committed can be seen on a node. Raises NodeUnavailable."""
+        left = self.left.get(node.name, frozenset())
+        prepared = {branch.id.gid: branch.id for branch in (await node.prepared()).ours}
+        for gid in sorted(left):
+            if gid in prepared and await node.finish(prepared[gid], commit=True) is Ended.OWED:
+                raise NodeUnavailable(
+                    f"node {node.name!r} does not show transaction {gid} yet, which is committed",
+                    hint="it is being settled: try again",
+                )
+        with self._lock:
+            self.left[node.name] = self.left.get(node.name, frozenset()) - left
 
     def forget(self, machine: Transaction, home: str | None) -> None:
         """Every branch of a committed transaction is finished: its row is marked complete with the next batch."""
@@ -127,6 +162,9 @@ class Engine:
             self._owed.add(work.gid)
             if work.outcome.state == "unknown" and work.home is not None:
                 self._unknown[work.gid] = work.home
+            if work.outcome.state == "committed":
+                for node in work.outcome.pending:
+                    self.left[node] = self.left.get(node, frozenset()) | {work.gid}
         self.hurry()
 
     def hurry(self) -> None:
@@ -181,6 +219,7 @@ class Engine:
         with self._lock:
             # A node that did not answer may hold branches that were not seen: keep what is owed until all were heard.
             self._owed -= {gid for gid in owed if gid not in waiting and not report.unreachable}
+            self.left = {node: left for node, gids in self.left.items() if (left := gids & self._owed)}
         return report
 
     @property

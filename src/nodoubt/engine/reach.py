@@ -13,7 +13,19 @@ from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Engine
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.errors import NodeUnavailable, NodoubtError
-from nodoubt.nodes.contract import Branch, Capabilities, DecisionRow, Ended, Finding, Listing, Node
+from nodoubt.nodes.contract import (
+    ATOMIC,
+    Branch,
+    Capabilities,
+    DecisionRow,
+    Ended,
+    Finding,
+    Gate,
+    Isolation,
+    Listing,
+    Node,
+    Terms,
+)
 from nodoubt.nodes.registry import make_node
 from nodoubt.protocol.ids import BranchId
 from nodoubt.protocol.verdicts import HomeSays
@@ -47,8 +59,14 @@ class LateNode:
         await self.open()
         return self._node
 
-    async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool) -> Branch:
-        return await (await self._opened()).begin(branch, read_only=read_only, is_home=is_home)
+    async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool, terms: Terms = ATOMIC) -> Branch:
+        return await (await self._opened()).begin(branch, read_only=read_only, is_home=is_home, terms=terms)
+
+    def refusal(self, isolation: Isolation, *, read_only: bool) -> str:
+        return self._node.refusal(isolation, read_only=read_only)
+
+    async def close_gate(self, wait_s: float) -> Gate:
+        return await (await self._opened()).close_gate(wait_s)
 
     async def prepared(self) -> Listing:
         return await (await self._opened()).prepared()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from nodoubt.engine.config import Config
 from nodoubt.engine.engine import Engine
+from nodoubt.engine.request import Wishes
 from nodoubt.engine.retry import backoff_s
 from nodoubt.engine.settle import Doubt, SettleReport
 from nodoubt.engine.shell import ManagerShell, TransactionShell
+from nodoubt.engine.work import Work
 from nodoubt.engine.worlds import ThreadWorld, run_now
-from nodoubt.errors import NodoubtError, Outcome
+from nodoubt.errors import Aborted, NodoubtError, Outcome
 
 logger = logging.getLogger("nodoubt")
 T = TypeVar("T")
@@ -36,6 +39,8 @@ class Transaction(TransactionShell):
         run_now(self._work.roll_back(reason))
 
     def __enter__(self) -> Transaction:
+        if self._work.opens_at_begin:
+            run_now(self._work.open_named())
         # A thread that waits for a server can be woken only by cutting the line it waits on.
         self._work.interrupt = self._work.sever
         return self
@@ -54,6 +59,33 @@ class Transaction(TransactionShell):
         elif self._work.expired and isinstance(error, Exception):
             # Most likely the driver's error about the line that the deadline cut.
             raise self._work.timed_out() from error
+
+
+class Snapshot:
+    """One instant of several nodes, to read: ``with tm.snapshot() as view``."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._transaction = Transaction(work)
+
+    def __enter__(self) -> Snapshot:
+        self._transaction.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What was read was read: that a line is lost when nothing is left to do takes nothing back.
+        with suppress(Aborted):
+            self._transaction.__exit__(kind, error, trace)
+
+    def on(self, name: str) -> Any:
+        """The driver's own connection to a node. Raises GuardError for one that is not in the snapshot."""
+        return self._transaction.on(name, read_only=True)
+
+    def another(self, name: str) -> Any:
+        """One more connection that shows the same, to read in several threads at once. PostgreSQL only, else ConfigError."""
+        return run_now(self._work.share(name))
 
 
 class TransactionManager(ManagerShell):
@@ -105,26 +137,46 @@ class TransactionManager(ManagerShell):
                 pause_s = engine.settings.settle_every_s
             self._nudged.wait(pause_s)
 
-    def transaction(self, *, timeout: float | None = None, home: str | None = None) -> Transaction:
+    def transaction(
+        self, *, timeout: float | None = None, home: str | None = None, **wishes: Unpack[Wishes]
+    ) -> Transaction:
         """Begin a transaction: leaving the block commits everywhere, an exception in it rolls back everywhere.
 
         ``timeout`` is in seconds and ends at the decision: until then a call that waits for a server is cut off, and the
         block raises Aborted. ``home`` names the node that carries the decision; by default it is the first one enlisted.
         Leaving the block raises Aborted, OutcomeUnknown or HeuristicOutcome.
-        """
-        return Transaction(self.engine.begin(home=home, timeout_s=timeout))
 
-    def run(self, function: Callable[[Transaction], T], *, attempts: int = 3, timeout: float | None = None) -> T:
+        ``isolation``, ``nodes``, ``reads`` and ``keys`` are explained at :meth:`AsyncTransactionManager.transaction`.
+        """
+        return Transaction(self.engine.begin(home=home, timeout_s=timeout, **wishes))
+
+    def snapshot(self, *nodes: str, max_age: float | None = None) -> Snapshot:
+        """Open a view of several nodes at one instant: see :meth:`AsyncTransactionManager.snapshot`."""
+        return Snapshot(
+            self.engine.begin(
+                timeout_s=max_age, isolation="snapshot", nodes=(), reads=nodes or tuple(self.engine.nodes)
+            )
+        )
+
+    def run(
+        self,
+        function: Callable[[Transaction], T],
+        *,
+        attempts: int = 3,
+        timeout: float | None = None,
+        **wishes: Unpack[Wishes],
+    ) -> T:
         """Run a closure in a transaction, again with a new one after an abort that is retryable, ``attempts`` times at most.
 
-        Nothing else is ever retried; an unknown outcome least of all.
+        Nothing else is ever retried; an unknown outcome least of all. See :meth:`transaction` for the rest.
         """
         for attempt in range(1, attempts + 1):
+            work = self.engine.begin(timeout_s=timeout, attempt=attempt, **wishes)
             try:
-                with self.transaction(timeout=timeout) as tx:
+                with Transaction(work) as tx:
                     return function(tx)
             except Exception as error:
-                if attempt == attempts or not tx.may_retry(error):
+                if attempt == attempts or not work.may_retry(error):
                     raise
                 run_now(self.engine.world.sleep(backoff_s(attempt, self.engine.world)))
         raise ValueError("attempts must be at least 1")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from nodoubt.engine.instant import Begin, Instant
 from nodoubt.engine.performer import Performer
+from nodoubt.engine.request import PLAIN, Request, check
 from nodoubt.errors import (
     Aborted,
     ConfigError,
@@ -16,7 +19,7 @@ from nodoubt.errors import (
     Outcome,
     OutcomeUnknown,
 )
-from nodoubt.nodes.contract import Branch, may_be_home
+from nodoubt.nodes.contract import ATOMIC, Branch, Isolation, Node, Terms, may_be_home
 from nodoubt.nodes.world import Alarm
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.ids import BRANCHES_MAX, BranchId
@@ -33,7 +36,16 @@ PATIENCE_S = 10.0
 class Work:
     """A transaction of this process, from its beginning to the truth about its end."""
 
-    def __init__(self, engine: Engine, gid: str, *, home: str | None, timeout_s: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        gid: str,
+        *,
+        home: str | None,
+        timeout_s: float,
+        request: Request = PLAIN,
+        terms: Terms = ATOMIC,
+    ) -> None:
         self.gid = gid
         self.machine = Transaction(gid)
         self.connections: dict[str, Any] = {}
@@ -44,8 +56,13 @@ class Work:
         self._engine = engine
         self._home = home
         self._timeout_s = timeout_s
+        self._request = request
+        #: What its branches are opened for.
+        self.terms = terms
         self._read_only: dict[str, bool] = {}
         self._branches: list[Branch] = []
+        #: Those that were opened at the beginning.
+        self._by_name: dict[str, Branch] = {}
         self._performer = Performer(
             self.machine,
             engine.nodes.get(home or ""),
@@ -76,6 +93,30 @@ class Work:
         """The node that carries, or will carry, the decision."""
         return self._home
 
+    @property
+    def opens_at_begin(self) -> bool:
+        """Whether :meth:`open_named` is to be called before the block runs."""
+        return bool(self._request.writes or self._request.reads)
+
+    async def open_named(self) -> None:
+        """Open the branches that were named at the beginning: those of a snapshot at one instant, others in the order of names.
+
+        Raises NodeUnavailable, after which nothing is left open.
+        """
+        writing = {name: self._opener(name, read_only=False) for name in self._request.writes}
+        reading = {name: self._opener(name, read_only=True) for name in self._request.reads}
+        try:
+            if self.terms.isolation is Isolation.SNAPSHOT:
+                await Instant(self._engine.nodes, self._engine.world).open(writing, reading)
+            else:
+                for _, begin in sorted({**writing, **reading}.items()):
+                    await begin()
+        except BaseException as error:
+            await self.roll_back(f"{type(error).__name__}: {error}")
+            if isinstance(error, NodoubtError):
+                error.gid, error.outcome = self.gid, self.outcome
+            raise
+
     async def on(self, name: str, *, read_only: bool = False) -> Any:
         """The connection to a node, opening its branch on first use."""
         self._check_active()
@@ -86,9 +127,11 @@ class Work:
             if name not in self.connections:
                 raise GuardError(f"node {name!r} is being opened by another task", gid=self.gid)
             return self.connections[name]
+        if self.terms.isolation is Isolation.SNAPSHOT:
+            raise self._not_in_snapshot(name)
         self._read_only[name] = read_only
         try:
-            self.connections[name] = (await self._open(name, read_only=read_only)).connection
+            self.connections[name] = (await self._open(name, read_only=read_only, terms=self.terms)).connection
         except NodoubtError as error:
             # A block that swallows this error must not commit half of what it meant to do.
             error.gid = self.gid
@@ -96,20 +139,54 @@ class Work:
             raise
         return self.connections[name]
 
-    async def _open(self, name: str, *, read_only: bool) -> Branch:
+    async def share(self, name: str) -> Any:
+        """One more connection to the snapshot of a node, to read from. Raises ConfigError where the node cannot share it."""
+        self._check_active()
+        node, shown = self._engine.node(name), self._by_name.get(name)
+        if shown is None:
+            raise self._not_in_snapshot(name)
+        if not node.capabilities.shares_snapshots:
+            raise ConfigError(f"node {name!r} cannot show one snapshot to several connections", gid=self.gid)
+        terms = replace(self.terms, export=await shown.export())
+        return (await self._begin(node, self._enlist(node, read_only=True), read_only=True, terms=terms)).connection
+
+    def _opener(self, name: str, *, read_only: bool) -> Begin:
+        """Enlist a node; returns what opens its branch."""
         node = self._engine.node(name)
+        branch_id = self._enlist(node, read_only=read_only)
+        self._read_only[name] = read_only
+
+        async def begin() -> None:
+            branch = await self._begin(node, branch_id, read_only=read_only, terms=self.terms)
+            self._by_name[name], self.connections[name] = branch, branch.connection
+
+        return begin
+
+    async def _open(self, name: str, *, read_only: bool, terms: Terms) -> Branch:
+        node = self._engine.node(name)
+        if terms is not ATOMIC:
+            check(node, terms.isolation, read_only=read_only)
+        return await self._begin(node, self._enlist(node, read_only=read_only), read_only=read_only, terms=terms)
+
+    def _enlist(self, node: Node, *, read_only: bool) -> BranchId:
+        """Give the next branch its number and, if it is the first that can be, make it home."""
         if self._home is None and not read_only:
-            self._home = name if may_be_home(node) else self._engine.default_home()
+            self._home = node.name if may_be_home(node) else self._engine.default_home()
         number = len(self.machine.branches)
         if number >= BRANCHES_MAX:
             raise ConfigError(f"a transaction has at most {BRANCHES_MAX} branches", gid=self.gid)
-        is_home = name == self._home and not read_only
-        self._performer.note(m.Enlisted(branch=number, node=name, read_only=read_only, home=is_home))
+        is_home = node.name == self._home and not read_only
+        self._performer.note(m.Enlisted(branch=number, node=node.name, read_only=read_only, home=is_home))
         if is_home:
             self._performer.home_is(node)
-        branch_id = BranchId(domain=self._engine.domain, gid=self.gid, branch=number, home=self._home or name)
-        branch = await node.begin(branch_id, read_only=read_only, is_home=is_home)
-        self._performer.add(number, branch)
+        return BranchId(domain=self._engine.domain, gid=self.gid, branch=number, home=self._home or node.name)
+
+    async def _begin(self, node: Node, branch_id: BranchId, *, read_only: bool, terms: Terms) -> Branch:
+        if self._engine.left.get(node.name):
+            await self._engine.catch_up(node)
+        is_home = self.machine.home == branch_id.branch
+        branch = await node.begin(branch_id, read_only=read_only, is_home=is_home, terms=terms)
+        self._performer.add(branch_id.branch, branch)
         self._branches.append(branch)
         if self.expired:
             branch.fence(self.timed_out())
@@ -165,7 +242,8 @@ class Work:
         try:
             if self._home is None:
                 raise ConfigError("no configured node can hold a decision", hint="run `nodoubt doctor`")
-            (await self._open(self._home, read_only=False)).fence()
+            # Nobody reads there, so any instant will do.
+            (await self._open(self._home, read_only=False, terms=ATOMIC)).fence()
             if self.expired:
                 raise self.timed_out()
         except NodoubtError as error:
@@ -216,6 +294,12 @@ class Work:
     def doom(self, error: NodoubtError) -> None:
         """Make the transaction abort whatever the block does."""
         self._doom = self._doom or error
+
+    def _not_in_snapshot(self, name: str) -> GuardError:
+        self._engine.node(name)
+        return GuardError(
+            f"node {name!r} is not in the snapshot", gid=self.gid, hint="name it when the snapshot is opened"
+        )
 
     def _check_active(self) -> None:
         if self.expired:

@@ -1,0 +1,139 @@
+"""Branches of several nodes, opened at one instant: between two transactions, never in the middle of one.
+
+The order of the steps is the proof; ``docs/decisions/gate.md`` has it in words.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+from nodoubt.engine.settle import BATCH
+from nodoubt.errors import NodeUnavailable, NodoubtError
+from nodoubt.nodes.contract import Ended, Gate, Node, may_be_home
+from nodoubt.nodes.world import World
+from nodoubt.protocol.ids import BranchId
+from nodoubt.protocol.verdicts import HomeSays
+
+logger = logging.getLogger("nodoubt")
+T = TypeVar("T")
+
+#: How long closing a gate waits for a transaction that is being decided.
+GATE_WAIT_S = 2.0
+#: How often the branches of decided transactions are looked for, and for how long they are left to their owners.
+LOOK_S = 0.002
+OWNERS_S = 0.1
+
+#: Opens one branch.
+Begin = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Instant:
+    """The gates of all homes, and what is to be opened while they are closed."""
+
+    def __init__(self, nodes: Mapping[str, Node], world: World) -> None:
+        self._nodes = nodes
+        self._world = world
+        self._gates: dict[str, Gate] = {}
+
+    async def open(self, writing: Mapping[str, Begin], reading: Mapping[str, Begin]) -> None:
+        """Open the branches of some nodes, at one instant. Raises NodeUnavailable; what was opened then shows no instant."""
+        servers = {**writing, **reading}
+        is_left = True
+        try:
+            # A lock that a whole transaction may keep is waited for while nothing else is held.
+            for name in sorted(self._nodes):
+                if not self._nodes[name].capabilities.concurrent:
+                    if name in writing:
+                        await servers.pop(name)()
+                    else:
+                        await self._close(name)
+            await self._all(self._close(name) for name, node in self._nodes.items() if node.capabilities.concurrent)
+            await self._finish_decided({*writing, *reading})
+            await self._all(begin() for begin in servers.values())
+            is_left = False
+        finally:
+            await self._reopen(is_left=is_left)
+
+    async def _close(self, name: str) -> None:
+        if may_be_home(self._nodes[name]):
+            self._gates[name] = await self._nodes[name].close_gate(GATE_WAIT_S)
+
+    async def _reopen(self, *, is_left: bool) -> None:
+        """Every gate, whatever happens. Whether it was closed all the time matters only where something was opened."""
+        gates, self._gates = self._gates, {}
+        try:
+            await self._all(gate.reopen() for gate in gates.values())
+        except NodoubtError as error:
+            if not is_left:
+                raise
+            logger.info("%s", error)
+
+    async def _finish_decided(self, shown: Iterable[str]) -> None:
+        """Wait until no decided transaction is unfinished on these nodes; finish what its owner does not.
+
+        The lists are read with all gates closed: a branch that is on none was finished, or is not decided and will not be now.
+        """
+        names = sorted(shown)
+        owners_until = self._world.now() + OWNERS_S
+        while unfinished := await self._unfinished(names):
+            if self._world.now() < owners_until:
+                await self._world.sleep(LOOK_S)
+                continue
+            await self._all(self._finish(node, branch) for branch, node in unfinished.items())
+
+    async def _unfinished(self, names: Iterable[str]) -> dict[BranchId, str]:
+        """The branches of decided transactions that are prepared still -> their nodes."""
+        listings = await self._all(self._listed(name) for name in names)
+        found = {branch: name for name, branches in listings for branch in branches}
+        gids: dict[str, list[str]] = {}
+        for branch, name in found.items():
+            if branch.home not in self._nodes:
+                raise NodeUnavailable(
+                    f"a transaction on node {name!r} has its home on {branch.home!r}, which is not configured here",
+                    hint="configure all nodes that transactions of this domain have their home on: snapshots need their gates",
+                    retryable=False,
+                )
+            gids.setdefault(branch.home, []).append(branch.gid)
+        answers = await self._all(
+            self._committed(home, asked[first : first + BATCH])
+            for home, asked in gids.items()
+            for first in range(0, len(asked), BATCH)
+        )
+        committed = {gid for answer in answers for gid in answer}
+        return {branch: name for branch, name in found.items() if branch.gid in committed}
+
+    async def _listed(self, name: str) -> tuple[str, list[BranchId]]:
+        return name, [branch.id for branch in (await self._nodes[name].prepared()).ours]
+
+    async def _committed(self, home: str, gids: list[str]) -> set[str]:
+        gate = self._gates.get(home)
+        if gate is not None:
+            return await gate.committed(gids)
+        # Our own writing branch is the gate, or nobody decides there any more.
+        rows = await self._nodes[home].decisions(gids)
+        return {gid for gid, row in rows.items() if row.says in (HomeSays.COMMITTED, HomeSays.COMPLETE)}
+
+    async def _finish(self, node: str, branch: BranchId) -> None:
+        if await self._nodes[node].finish(branch, commit=True) is Ended.OWED:
+            raise NodeUnavailable(
+                f"node {node!r}: the branch of {branch.gid}, which is committed, cannot be finished now",
+                hint=f"`nodoubt tx show {branch.gid}` says what it waits for",
+            )
+
+    async def _all(self, steps: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+        """All at once; raises one of the errors when all are through."""
+        results: list[T] = []
+        failures: list[NodoubtError] = []
+
+        async def run(step: Coroutine[Any, Any, T]) -> None:
+            try:
+                results.append(await step)
+            except NodoubtError as error:
+                failures.append(error)
+
+        await self._world.together([run(step) for step in steps])
+        if failures:
+            raise failures[0]
+        return results
