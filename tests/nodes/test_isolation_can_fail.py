@@ -143,7 +143,7 @@ class GateHoldsEverything(BrokenServer):
     class database_class(BrokenDatabase):  # noqa: N801
         def _do_freeze(self, session: int, table: str, idle_s_max: float) -> None:
             super()._do_freeze(session, table, idle_s_max)
-            super()._do_freeze(session, BRANCH, idle_s_max)
+            self._locks.freeze_for_ever(BRANCH)
 
 
 class GateSurvivesItsHolder(BrokenServer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
@@ -44,7 +44,7 @@ class GateClauses:
                     found.extend(await node.decisions([gid]))
                     await gate.reopen()
 
-                answer, waited = await h.beside(decision, look_and_reopen())
+                answer, waited = await h.beside(decision(), look_and_reopen())
                 check(waited, "it decided while the gate was closed")
                 equal(found, [], "decisions behind the closed gate")
                 expect(answer, Said.YES)
@@ -105,7 +105,7 @@ class GateClauses:
             found.extend(await node.decisions([gid]))
             await second.reopen()
 
-        answer, waited = await h.beside(decision, one_after_the_other())
+        answer, waited = await h.beside(decision(), one_after_the_other())
         check(waited, "it decided while the gate was closed")
         equal(found, [], "decisions while one opener still held the gate")
         expect(answer, Said.YES)
@@ -174,11 +174,11 @@ class GateClauses:
         gate = await h.close_gate(node)
         if node.capabilities.concurrent:
             before = h.world.now()
-            expect(await decision, Said.YES)
+            expect(await decision(), Said.YES)
             check(h.world.now() - before < PATIENCE_S, f"it stayed closed for much longer than {GATE_S_MAX} s")
             await raises(NodeUnavailable, gate.reopen(), "reopen a gate through which somebody went")
         else:
-            expect((await h.beside(decision, gate.reopen()))[0], Said.YES)
+            expect((await h.beside(decision(), gate.reopen()))[0], Said.YES)
         await (await h.close_gate(node)).reopen()
 
     @clause
@@ -191,7 +191,7 @@ class GateClauses:
 
 async def _about_to_decide(
     h: Harness, node: Node, gid: str, participants: Mapping[int, str]
-) -> Coroutine[Any, Any, Answer]:
+) -> Callable[[], Coroutine[Any, Any, Answer]]:
     """The last step of a transaction; where an open branch is the gate, all of it."""
 
     async def begun() -> Branch:
@@ -200,7 +200,10 @@ async def _about_to_decide(
     async def begin_and_decide() -> Answer:
         return await (await begun()).decide(participants)
 
-    return (await begun()).decide(participants) if node.capabilities.concurrent else begin_and_decide()
+    if not node.capabilities.concurrent:
+        return begin_and_decide
+    branch = await begun()
+    return lambda: branch.decide(participants)
 
 
 async def _holding(h: Harness, node: Node) -> Branch:
