@@ -86,9 +86,9 @@ class GateClauses:
 
     @clause
     async def test_openers_share_a_closing(self, h: Harness, node: Node) -> None:
-        """The last one opens the gate. Where one branch at a time may write, the second opener waits for the first."""
+        """The last one opens the gate. Where one branch, or one opener, has it alone, the second opener waits for the first."""
         other = await h.opened()
-        if not node.capabilities.concurrent:
+        if not node.capabilities.concurrent or node.capabilities.exclusive_gate:
             gate = await h.close_gate(node)
             await _gives_up(h, other)
             await gate.reopen()
