@@ -6,7 +6,7 @@ import abc
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from nodoubt.engine.worlds import AsyncWorld, ThreadWorld, run_now
@@ -23,6 +23,8 @@ TRIES_MAX = 100
 TRY_PAUSE_S = 0.02
 #: How long a clause lets an adapter wait for a lock or a gate that comes free, in seconds.
 PATIENCE_S = 5.0
+#: Settings of a node that waits longer than that, unless it is told not to.
+PATIENT: Mapping[str, float] = {"acquire_timeout_s": PATIENCE_S + 1, "lock_timeout_s": PATIENCE_S + 1}
 #: How long a call hangs before its branch is abandoned, in seconds: enough for a packet to leave.
 HANG_S = 0.2
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Branch, Ended, Isolation, Key, Node, Said, Terms
-from nodoubt.testing.conformance.harness import PATIENCE_S, BrokenClause, Harness, check, clause, equal, expect, raises
+from nodoubt.testing.conformance.harness import (
+    PATIENCE_S,
+    PATIENT,
+    BrokenClause,
+    Harness,
+    check,
+    clause,
+    equal,
+    expect,
+    raises,
+)
 
 #: How long a branch waits for a lock, in seconds.
 LOCK_WAIT_S = 0.3
 #: How long who holds a lock keeps it, in seconds, to see whether others still wait no longer than ``LOCK_WAIT_S``.
 HELD_S = 1.5
-#: Settings of a node by which a branch would wait too long.
-PATIENT = {"acquire_timeout_s": PATIENCE_S + 1, "lock_timeout_s": PATIENCE_S + 1}
 
 SNAPSHOT = Terms(isolation=Isolation.SNAPSHOT, lock_wait_s=LOCK_WAIT_S)
 READS, WRITES = Key(name="key", shared=True), Key(name="key")
