@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nodoubt.errors import NodeUnavailable
-from nodoubt.nodes.contract import Gate, Isolation, Node
+from nodoubt.nodes.contract import Gate, Isolation, Listing, Node
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.memory import MemoryDialect, MemoryNode
 from nodoubt.nodes.memory_database import CHANGED, LOCKED, MemoryDatabase, Refused
@@ -55,6 +55,9 @@ class BrokenServer(Mutant):
 class BrokenGate(Mutant):
     """A node whose gates are broken."""
 
+    async def prepared(self, gate: Gate) -> Listing:
+        return await gate.prepared()
+
     async def committed(self, node: Node, gate: Gate, gids: Sequence[str]) -> set[str]:
         return await gate.committed(gids)
 
@@ -68,6 +71,9 @@ class BrokenGate(Mutant):
         class Wrapped:
             def __init__(self, gate: Gate) -> None:
                 self._gate = gate
+
+            async def prepared(self) -> Listing:
+                return await harness.prepared(self._gate)
 
             async def committed(self, gids: Sequence[str]) -> set[str]:
                 return await harness.committed(node, self._gate, gids)
@@ -219,6 +225,25 @@ class LevelNotThere(BrokenServer):
             raise Refused(LOCKED, "not today")
 
 
+class GateListsNothing(BrokenGate):
+    """What is prepared is not seen from behind the gate."""
+
+    async def prepared(self, gate: Gate) -> Listing:
+        return Listing(ours=())
+
+
+class SnapshotAtBegin(BrokenServer):
+    """The snapshot is taken with the first packet."""
+
+    class database_class(BrokenDatabase):  # noqa: N801
+        def _do_begin(self, session: int, *terms: Any) -> None:
+            super()._do_begin(session, *terms)
+            super()._do_snapshot(session)
+
+        def _do_snapshot(self, session: int) -> None:
+            """It is there."""
+
+
 class SnapshotAtFirstLook(BrokenServer):
     """The snapshot is taken when it is needed first."""
 
@@ -364,11 +389,13 @@ MUTANTS: Mapping[type[Mutant], str] = {
     OpenersMayStop: "test_a_stopped_opener_loses_the_gate",
     GatesCostSessions: "test_no_gate_costs_a_session",
     LossIsSilent: "test_a_lost_gate_is_told",
-    CommittedMeansDecided: "test_a_gate_tells_what_is_committed",
-    UndecidedIsTold: "test_a_gate_tells_what_is_committed",
+    CommittedMeansDecided: "test_a_gate_tells_what_is_prepared_and_committed",
+    UndecidedIsTold: "test_a_gate_tells_what_is_prepared_and_committed",
     AtomicRefused: "test_a_node_begins_what_it_does_not_refuse",
     LevelNotThere: "test_a_node_begins_what_it_does_not_refuse",
-    SnapshotAtFirstLook: "test_a_snapshot_is_taken_at_begin",
+    GateListsNothing: "test_a_gate_tells_what_is_prepared_and_committed",
+    SnapshotAtBegin: "test_a_snapshot_is_taken_when_it_is_told",
+    SnapshotAtFirstLook: "test_a_snapshot_is_taken_when_it_is_told",
     UpdatesAreLost: "test_a_snapshot_overwrites_nothing_that_it_does_not_show",
     LostUpdateIsFinal: "test_a_snapshot_overwrites_nothing_that_it_does_not_show",
     SharedIsNew: "test_a_snapshot_is_shared",
@@ -384,7 +411,7 @@ MUTANTS: Mapping[type[Mutant], str] = {
 #: Mutants that two clauses catch, of which one has no other.
 MUTANTS_AGAIN: Mapping[type[Mutant], str] = {
     ClosingWaitsForNobody: "test_closing_shows_what_was_decided",
-    SnapshotAtFirstLook: "test_a_snapshot_that_writes_is_taken_at_begin",
+    SnapshotAtFirstLook: "test_a_snapshot_that_writes_is_taken_when_it_is_told",
 }
 CASES = [*MUTANTS.items(), *MUTANTS_AGAIN.items()]
 

@@ -111,7 +111,7 @@ class GateClauses:
         expect(answer, Said.YES)
 
     @clause
-    async def test_a_gate_tells_what_is_committed(self, h: Harness, node: Node) -> None:
+    async def test_a_gate_tells_what_is_prepared_and_committed(self, h: Harness, node: Node) -> None:
         """Committed decisions, complete or not; neither tombstones, nor what is undecided, nor what nobody knows."""
         open_, tombstone, prepared, unknown = h.gid(), h.gid(), h.gid(), h.gid()
         expect(
@@ -127,6 +127,8 @@ class GateClauses:
         asked = [open_, complete, tombstone, prepared, unknown]
         equal(await gate.committed(asked), {open_, complete}, "committed")
         equal(await gate.committed(asked[2:]), set(), "committed of the others")
+        listed = {branch.id.gid for branch in (await gate.prepared()).ours}
+        equal(listed, {prepared} if node.capabilities.concurrent else set(), "prepared branches")
         await gate.reopen()
         equal(set(await node.decisions(asked)), {open_, complete, tombstone}, "decisions after they were asked for")
         for branch in undecided:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from nodoubt.engine.worlds import AsyncWorld, ThreadWorld, run_now
 from nodoubt.errors import NodoubtError
-from nodoubt.nodes.contract import ATOMIC, Answer, Branch, Ended, Gate, Node, Said, Terms
+from nodoubt.nodes.contract import ATOMIC, Answer, Branch, Ended, Gate, Isolation, Node, Said, Terms
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, new_gid
 
@@ -170,6 +170,8 @@ class Harness(abc.ABC):
         """Open a branch."""
         branch = await node.begin(branch_id or self.id(), read_only=read_only, is_home=home, terms=terms)
         self._begun.append(branch)
+        if terms.isolation is Isolation.SNAPSHOT:
+            await branch.take_snapshot()
         return branch
 
     async def wrote(

@@ -1,4 +1,4 @@
-"""Clauses about the terms of a branch: snapshots that are taken at begin, reads that stay, locks that end with the branch."""
+"""Clauses about the terms of a branch: snapshots that show one moment, reads that stay, locks that end with the branch."""
 
 from __future__ import annotations
 
@@ -47,10 +47,14 @@ class IsolationClauses:
     # Snapshots
 
     @clause
-    async def test_a_snapshot_is_taken_at_begin(self, h: Harness, node: Node) -> None:
-        """What commits after begin is not seen, however late the first look."""
+    async def test_a_snapshot_is_taken_when_it_is_told(self, h: Harness, node: Node) -> None:
+        """What commits before is seen, also by a branch that was begun earlier; what commits after it is not, however late."""
         other = await h.opened()
-        reader = await h.begin(node, read_only=True, terms=SNAPSHOT)
+        await h.commit_row(other, "before", "old")
+        reader = await node.begin(h.id(), read_only=True, is_home=False, terms=SNAPSHOT)
+        await h.commit_row(other, "before")
+        await reader.take_snapshot()
+        equal(await h.get(reader.connection, "before"), "value", "a row that is older than the snapshot")
         await h.commit_row(other)
         for _ in range(2):
             equal(await h.get(reader.connection, "key"), None, "a row that is younger than the snapshot")
@@ -58,7 +62,7 @@ class IsolationClauses:
         equal(await h.read(node), "value", "the row afterwards")
 
     @clause
-    async def test_a_snapshot_that_writes_is_taken_at_begin(self, h: Harness, node: Node) -> None:
+    async def test_a_snapshot_that_writes_is_taken_when_it_is_told(self, h: Harness, node: Node) -> None:
         """The same for branches that write, at home and elsewhere; where only one can write, nothing commits meanwhile."""
         hasty = await h.opened(acquire_timeout_s=0.1, lock_timeout_s=0.1)
         for home in (False, True):
