@@ -11,8 +11,10 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from unittest.mock import patch
 
 from nodoubt import AsyncSnapshot, AsyncTransaction, AsyncTransactionManager, NodoubtError
+from nodoubt.engine import instant
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.registry import make_node
@@ -247,7 +249,7 @@ async def furnish(urls: Mapping[str, str]) -> None:
 async def stage(ground: Ground, urls: Mapping[str, str]) -> AsyncIterator[Stage]:
     """Open the nodes of a ground, each at its level. ``urls`` are of databases that are installed."""
     async with open_manager(ground, urls) as tm:
-        with watching(urls, tm.engine.nodes) as waiting:
+        with watching(urls, tm.engine) as waiting, patch.object(instant, "GATE_WAIT_S", LOCK_WAIT_S):
             yield Stage(tm, ground, waiting)
 
 
