@@ -84,7 +84,7 @@ def _scopes(arguments: argparse.Namespace) -> tuple[Scope, ...]:
 
 
 def _explored(scopes: Sequence[Scope], jobs: int) -> Iterator[tuple[Findings, list[str]]]:
-    """What was found in each world and the story of what broke, in the order of the scopes; each world has a process to itself."""
+    """What was found in each world, and the story of what broke there, in the order of the scopes; in several processes."""
     with ProcessPoolExecutor(min(jobs, len(scopes)), mp_context=get_context("spawn")) as pool:
         yield from pool.map(_explore, scopes)
 

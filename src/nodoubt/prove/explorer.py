@@ -218,8 +218,8 @@ class World:
         return self._of_network[key]
 
 
-#: What `nodoubt prove enumerate` goes through: everything that fits into some minutes on one core; the largest are not the last
-#: to begin, so that no core is left alone with one.
+#: What `nodoubt prove enumerate` goes through: everything that fits into some minutes, in an order that keeps two cores
+#: at work until the end.
 STANDARD = (
     Scope(branches=2, settlers=1),
     Scope(branches=2, settlers=1, sleepers=True),
