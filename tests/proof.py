@@ -53,7 +53,7 @@ PARTS = (
         name="simulation",
         shows="random histories under all faults; what can happen happened",
         command=(*NODOUBT, "sim", "--first", "0", "--runs", "10000", "--require-all"),
-        deep=(*NODOUBT, "sim", "--first", "0", "--minutes", "25", "--require-all"),
+        deep=(*NODOUBT, "sim", "--first", "0", "--minutes", "15", "--require-all"),
     ),
     Part(
         name="every call fails",
@@ -105,7 +105,7 @@ PARTS = (
         name="bank",
         shows="workers killed while they transfer money: nothing lost, nothing in doubt",
         command=(*NODOUBT, "demo", "--seconds", "20", "--kills", "20"),
-        deep=(*NODOUBT, "demo", "--seconds", "600", "--kills", "600"),
+        deep=(*NODOUBT, "demo", "--seconds", "300", "--kills", "300"),
     ),
 )
 
@@ -126,6 +126,7 @@ def main() -> int:
         failed += status != 0
         took = f"{time.monotonic() - started:6.0f} s  {_cpu_s() - cpu_before_s:6.0f} s of CPU"
         lines.append(f"{'ok' if status == 0 else 'FAILED':6}  {part.name:16}  {took}  {last}")
+        print(lines[-1], flush=True)
     print("\n== summary", *lines, f"{time.monotonic() - began:.0f} s in all", sep="\n")
     return 1 if failed else 0
 
