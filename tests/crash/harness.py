@@ -32,7 +32,6 @@ LOCKED_S = 0.3
 #: A victim that says nothing for so long hangs.
 PATIENCE_S = 60
 
-
 #: A statement -> its rows.
 Ask = Callable[[str], list[tuple[Any, ...]]]
 
@@ -58,7 +57,12 @@ def connected(url: str) -> Iterator[Ask]:
                 "database": parts.path[1:],
             }
             with closing(pymysql.connect(**address, autocommit=True)) as mariadb, mariadb.cursor() as cursor:
-                yield lambda sql: list(cursor.fetchall() if cursor.execute(sql) or cursor.description else ())
+
+                def ask(sql: str) -> list[tuple[Any, ...]]:
+                    cursor.execute(sql)
+                    return list(cursor.fetchall())
+
+                yield ask
         case _:
             with closing(sqlite3.connect(parts.path[1:], isolation_level=None)) as sqlite:
                 yield lambda sql: sqlite.execute(sql).fetchall()
@@ -169,10 +173,8 @@ async def settle(nodes: Mapping[str, str], managers: int = 1) -> list[SettleRepo
 
 def impatient(nodes: Mapping[str, str]) -> AsyncTransactionManager:
     """A settler for where locks are held by somebody who stands still until it has given up."""
-    impatience = {"lock_timeout_s": LOCKED_S}
-    return AsyncTransactionManager.open(
-        {name: {"url": url, **impatience} for name, url in nodes.items()}, domain=DOMAIN, settle=False
-    )
+    tables = {name: {"url": url, "lock_timeout_s": LOCKED_S} for name, url in nodes.items()}
+    return AsyncTransactionManager.open(tables, domain=DOMAIN, settle=False)
 
 
 def settle_restarted(nodes: Mapping[str, str]) -> None:
