@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TESTS = (sys.executable, "-m", "pytest", "-q", "-n", "2")
+#: Tests that wait for servers and time-outs for half of their time.
+WAITING_TESTS = (*TESTS[:-1], "4")
 NODOUBT = (sys.executable, "-m", "nodoubt")
 
 
@@ -81,9 +83,9 @@ PARTS = (
     Part(
         name="crash matrix",
         shows="real processes and servers killed, stopped and cut off at every crash point",
-        command=(*TESTS, "tests/crash"),
+        command=(*WAITING_TESTS, "tests/crash"),
         # Every call fails once, for more scripts.
-        deep=("env", "NODOUBT_DEEP=1", *TESTS, "tests/crash"),
+        deep=("env", "NODOUBT_DEEP=1", *WAITING_TESTS, "tests/crash"),
     ),
     Part(
         name="anomalies",
