@@ -169,9 +169,10 @@ class SnapshotAtBegin(BrokenServer):
     """The snapshot is taken with the first packet."""
 
     class database_class(BrokenDatabase):  # noqa: N801
-        def _do_begin(self, session: int, *terms: Any) -> None:
-            super()._do_begin(session, *terms)
+        def _do_begin(self, session: int, read_only: bool = False, lock_wait_s: float = 0.0) -> str:
+            tag = super()._do_begin(session, read_only, lock_wait_s)
             super()._do_snapshot(session)
+            return tag
 
         def _do_snapshot(self, session: int) -> None:
             """It is there."""
