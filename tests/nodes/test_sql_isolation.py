@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -178,13 +179,9 @@ def test_a_block_cannot_weaken_its_snapshot(harness: SqlHarness) -> None:
     harness.run(story(harness))
 
 
-class Texts(Session):
-    """A session that is only asked what was set in it."""
-
-
 def test_atomic_branches_are_begun_by_the_texts_they_always_were() -> None:
     """Also on a session that served other terms, after what sets it back."""
-    branch, session = Harness.id(cast(Harness, None), gid="g" * 26), Texts()
+    branch, session = Harness.id(cast(Harness, None), gid="g" * 26), cast(Session, SimpleNamespace(tuning=""))
     postgresql, mariadb = PostgreSQL(), MariaDB()
     for read_only in (False, True):
         begin = mariadb.begin(branch, read_only=read_only)

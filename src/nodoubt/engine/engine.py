@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Unpack
 
+from nodoubt.engine.deadlines import Deadlines
+from nodoubt.engine.instant import Openings
 from nodoubt.engine.performer import Watch
 from nodoubt.engine.request import PLAIN, Wishes, request
 from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
@@ -63,6 +65,8 @@ class Engine:
         self.live: dict[str, Work] = {}
         #: Called when something was handed over: the background settler should not wait for its next round.
         self.nudge: Callable[[], None] = lambda: None
+        self._deadlines = Deadlines(world, self.live)
+        self.openings = Openings(self.nodes, world)
         self._settler = Settler(self.nodes, world, self.live.__contains__, self.watch)
         self._owed: set[str] = set()
         #: gid -> home, of transactions whose end home did not tell.
@@ -76,7 +80,7 @@ class Engine:
         self._lock = threading.Lock()
         self._next_settle = self._next_purge = 0.0
         for node in nodes:
-            if isinstance(node, Hurried):
+            if not node.capabilities.concurrent and isinstance(node, Hurried):
                 node.hurry = partial(self.found_in_the_way, node.name)
 
     async def open(self) -> None:
@@ -92,6 +96,7 @@ class Engine:
 
     async def close(self) -> None:
         """Mark what is finished and close every node. Live transactions are not waited for."""
+        self._deadlines.close()
         await self.flush()
         for node in self.nodes.values():
             await node.close()
@@ -131,6 +136,7 @@ class Engine:
         timeout_s = self.settings.timeout_s if timeout_s is None else timeout_s
         work = Work(self, gid, home=home, timeout_s=timeout_s, request=asked, terms=terms)
         self.live[gid] = work
+        self._deadlines.keep(work.deadline_s)
         return work
 
     def _lock_wait_s(self, attempt: int) -> float:
@@ -316,17 +322,21 @@ class Engine:
     async def _purge_evidence(self, node: Node, before_gid: str) -> int:
         """Delete evidence that a crash between the completion of its decision and its deletion left behind.
 
-        Only where a complete decision is read: anything else may be evidence yet, of a home that is not even known here.
+        Only where a complete decision is read: anything else may be evidence yet, of a home that is not even known here. It
+        stays, so each page begins behind the one before.
         """
-        old = await node.old_evidence(before_gid, BATCH)
         count = 0
-        for home in self.nodes.values():
-            if old and home.capabilities.home:
-                rows = await home.decisions(old)
-                complete = [gid for gid, row in rows.items() if row.says is HomeSays.COMPLETE]
-                if complete:
-                    await node.drop_evidence(complete)
-                count += len(complete)
+        while old := await node.old_evidence(before_gid, BATCH):
+            for home in self.nodes.values():
+                if home.capabilities.home:
+                    rows = await home.decisions(old)
+                    complete = [gid for gid, row in rows.items() if row.says is HomeSays.COMPLETE]
+                    if complete:
+                        await node.drop_evidence(complete)
+                    count += len(complete)
+            if len(old) < BATCH:
+                break
+            before_gid = old[-1]
         return count
 
     async def tend(self) -> float:

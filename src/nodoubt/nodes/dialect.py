@@ -92,7 +92,10 @@ class Dialect(Protocol):
         """Open a branch."""
 
     def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
-        """Open a branch on terms: afterwards its snapshot or its locks are taken. Changes back what outlasted other terms."""
+        """Open a branch on terms: afterwards its locks are taken. Changes back what outlasted other terms."""
+
+    def look(self, terms: Terms) -> str:
+        """Take the snapshot of a branch that was opened on such terms."""
 
     async def export(self, session: Session) -> str:
         """Export the snapshot of the open branch; asked only where ``shares_snapshots`` is declared."""
@@ -161,7 +164,7 @@ class Dialect(Protocol):
         """Delete evidence."""
 
     def old_evidence(self, before_gid: str, limit: int) -> str:
-        """Select the gids of the oldest evidence that is older than a gid."""
+        """Select the gids of the evidence that is older than a gid, youngest first."""
 
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         """Delete old complete rows and tombstones."""
@@ -178,8 +181,8 @@ class Dialect(Protocol):
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         """Look at versions, settings, privileges, identity."""
 
-    def home_refusal(self, findings: Sequence[Finding]) -> str:
-        """Why the server cannot be home, by its findings; "" if it can."""
+    async def durable(self, session: Session) -> Sequence[Finding]:
+        """Look at the settings on which it depends whether a commit outlives the machine: an error refuses the node as home."""
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         """Create or migrate tables, write identity."""

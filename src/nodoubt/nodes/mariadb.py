@@ -27,7 +27,7 @@ from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation
 from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
-from nodoubt.nodes.mariadb_inspect import inspect, too_old
+from nodoubt.nodes.mariadb_inspect import durable, inspect, too_old
 from nodoubt.nodes.mariadb_rules import RULES
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
 from nodoubt.protocol.ids import XA_FORMAT, BranchId, gid_unix_ms, parse_xa
@@ -135,12 +135,11 @@ class MariaDB:
 
     def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
         known = isolated.tunable(self.snapshot_isolation)
-        begin = isolated.tune(session, terms, known, read_only=read_only) + self.begin(branch, read_only=read_only)
-        if terms.isolation is not Isolation.SNAPSHOT:
-            return begin
-        if read_only:
-            return f"{begin} WITH CONSISTENT SNAPSHOT"
-        return f"{begin};SELECT 1 FROM {self._schema}nodoubt_branch WHERE gid = ''"
+        return isolated.tune(session, terms, known, read_only=read_only) + self.begin(branch, read_only=read_only)
+
+    def look(self, terms: Terms) -> str:
+        # The first consistent read takes the snapshot, of an XA transaction as well.
+        return f"SELECT 1 FROM {self._schema}nodoubt_branch WHERE gid = ''"
 
     async def export(self, session: Session) -> str:
         raise StatementFailed("", "the server cannot share a snapshot")
@@ -300,7 +299,10 @@ class MariaDB:
         return f"DELETE FROM {self._schema}nodoubt_branch WHERE gid IN ({literals(gids)})"
 
     def old_evidence(self, before_gid: str, limit: int) -> str:
-        return f"SELECT gid FROM {self._schema}nodoubt_branch WHERE gid < {literal(before_gid)} ORDER BY gid LIMIT {int(limit)}"
+        return (
+            f"SELECT gid FROM {self._schema}nodoubt_branch WHERE gid < {literal(before_gid)}"
+            f" ORDER BY gid DESC LIMIT {int(limit)}"
+        )
 
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         return int(
@@ -346,8 +348,8 @@ class MariaDB:
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return await inspect(self, session, name, domain)
 
-    def home_refusal(self, findings: Sequence[Finding]) -> str:
-        return "; ".join(f.text for f in findings if f.check == "durable" and f.level == "error")
+    async def durable(self, session: Session) -> Sequence[Finding]:
+        return [await durable(session)]
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         await self.learn(session)

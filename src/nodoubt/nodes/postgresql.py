@@ -18,7 +18,7 @@ from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation
 from nodoubt.nodes.dialect import NodeSettings, Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable
-from nodoubt.nodes.postgresql_inspect import STANDBY, inspect
+from nodoubt.nodes.postgresql_inspect import STANDBY, durable, inspect
 from nodoubt.nodes.postgresql_locks import advisory_locks
 from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
@@ -119,13 +119,14 @@ class PostgreSQL:
         if terms.isolation is Isolation.ATOMIC:
             return self.begin(branch, read_only=read_only)
         mode = " READ ONLY" if read_only else ""
-        limit = f"SET LOCAL lock_timeout = {_ms(terms.lock_wait_s)};" if terms.lock_wait_s > 0 else ""
         if terms.isolation is Isolation.SNAPSHOT:
-            # The first query takes the snapshot (13.2.2 "Repeatable Read Isolation Level").
-            first = f"SET TRANSACTION SNAPSHOT {literal(terms.export)}" if terms.export else "SELECT 1"
-            return f"BEGIN ISOLATION LEVEL REPEATABLE READ{mode};{limit}{first}"
+            return f"BEGIN ISOLATION LEVEL REPEATABLE READ{mode}"
         # Each statement of the block has a snapshot of its own, from after all locks were taken.
-        return f"BEGIN ISOLATION LEVEL READ COMMITTED{mode};{limit}{advisory_locks(branch.domain, terms.keys)}"
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED{mode};{_limit(terms)}{advisory_locks(branch.domain, terms.keys)}"
+
+    def look(self, terms: Terms) -> str:
+        # The first query takes the snapshot (13.2.2 "Repeatable Read Isolation Level"); a SET is none.
+        return _limit(terms) + (f"SET TRANSACTION SNAPSHOT {literal(terms.export)}" if terms.export else "SELECT 1")
 
     async def export(self, session: Session) -> str:
         ((export,),) = await session.query("SELECT pg_export_snapshot()")
@@ -246,7 +247,7 @@ class PostgreSQL:
         return f"DELETE FROM nodoubt.branch WHERE gid IN ({literals(gids)})"
 
     def old_evidence(self, before_gid: str, limit: int) -> str:
-        return f"SELECT gid FROM nodoubt.branch WHERE gid < {literal(before_gid)} ORDER BY gid LIMIT {int(limit)}"
+        return f"SELECT gid FROM nodoubt.branch WHERE gid < {literal(before_gid)} ORDER BY gid DESC LIMIT {int(limit)}"
 
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         tag = await session.command(
@@ -287,8 +288,8 @@ class PostgreSQL:
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return await inspect(self.identity, session, name, domain)
 
-    def home_refusal(self, findings: Sequence[Finding]) -> str:
-        return "; ".join(f.text for f in findings if f.check == "durable" and f.level == "error")
+    async def durable(self, session: Session) -> Sequence[Finding]:
+        return await durable(session)
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         await session.command(f"BEGIN;SELECT pg_advisory_xact_lock({_INSTALL_LOCK})")
@@ -317,6 +318,10 @@ class PostgreSQL:
 
 def _steps_from(version: int) -> str:
     return "".join(MIGRATIONS[step] for step in range(version + 1, SCHEMA_VERSION + 1))
+
+
+def _limit(terms: Terms) -> str:
+    return f"SET LOCAL lock_timeout = {_ms(terms.lock_wait_s)};" if terms.lock_wait_s > 0 else ""
 
 
 def _ms(seconds: float) -> int:
