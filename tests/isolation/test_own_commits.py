@@ -46,12 +46,11 @@ async def look(tm: AsyncTransactionManager, how: str) -> list[Any]:
     if how.startswith("snapshot"):
         async with tm.snapshot(X, Y) as view:
             return [await ask(await view.on(node), VALUE) for node in (X, Y)]
-    wishes: dict[str, Any] = {"isolation": "serializable"} if how == "serializable" else {}
-    async with tm.transaction(**wishes) as tx:
+    async with tm.transaction() as tx:
         return [await ask(await tx.on(node, read_only=how == "read-only"), VALUE) for node in (X, Y)]
 
 
-@pytest.mark.parametrize("how", ["read-only", "writing", "serializable", "snapshot", "snapshot of another process"])
+@pytest.mark.parametrize("how", ["read-only", "writing", "snapshot", "snapshot of another process"])
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb", "sqlite"])
 async def test_the_next_look_shows_what_was_told_or_fails(
     request: pytest.FixtureRequest, database: DatabaseFactory, kind: Kind, how: str
