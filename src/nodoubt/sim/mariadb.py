@@ -241,6 +241,8 @@ class MariaDBServer(MariaDBBranches):
         (r"SELECT UNIX_TIMESTAMP\(NOW\(6\)\)", _clock),
         (r"SELECT VERSION\(\)", lambda *_: ("", [("10.11.19-MariaDB",)])),
         (r"SELECT @@innodb_flush_log_at_trx_commit, .*", lambda *_: ("", [(1, 0, 0)])),
+        (r"LOCK TABLES nodoubt_node READ", _nothing),
+        (r"UNLOCK TABLES", _nothing),
         (r"SHOW VARIABLES LIKE '(innodb_snapshot_isolation)'", lambda _, b, name: ("", [(name, "OFF")])),
         (r"(?:LOCK|UNLOCK) TABLES.*", _nothing),
         (r"SELECT table_name FROM information_schema.tables .*", _nothing),
