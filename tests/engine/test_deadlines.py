@@ -101,6 +101,20 @@ def test_an_alarm_that_rings_a_little_early_is_on_time(stage: Stage) -> None:
     assert live.called_s == [2.0 - EARLY_S / 2]
 
 
+def test_a_bug_in_one_keeps_no_other_from_its_deadline(stage: Stage) -> None:
+    faulty, live = Live(stage, 2.0), Live(stage, 2.0)
+
+    def fail() -> None:
+        faulty.deadline_s = math.inf
+        raise ZeroDivisionError
+
+    faulty.expire = fail  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        stage.clock.pass_until(100.0)
+    stage.clock.pass_until(100.0)
+    assert live.called_s == [2.0]
+
+
 def test_many_transactions_one_after_another_set_few_alarms(stage: Stage) -> None:
     for number in range(1_000):
         stage.clock.pass_until(number / 10)
