@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import DatabaseFactory
 from tests.isolation.expected import load
 from tests.isolation.grounds import GROUNDS
-from tests.isolation.promises import breach
+from tests.isolation.promises import Asked, breach
 from tests.isolation.runner import runs
 from tests.isolation.verdict import verdict
 
