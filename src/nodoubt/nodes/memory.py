@@ -21,7 +21,17 @@ from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
-from nodoubt.nodes.memory_database import DUPLICATE, INJECTED, LOCKED, MISSING, Call, Lost, MemoryDatabase, Refused
+from nodoubt.nodes.memory_database import (
+    CHANGED,
+    DUPLICATE,
+    INJECTED,
+    LOCKED,
+    MISSING,
+    Call,
+    Lost,
+    MemoryDatabase,
+    Refused,
+)
 from nodoubt.nodes.memory_packets import BRANCH, DECISION, NODE, PACKETS, Steps
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
@@ -108,7 +118,7 @@ class MemorySession(Session):
         """Send a packet and wait for its answer. Raises Refused or Lost."""
         self._check(name)
         pending = self.database.send(Call(session=self.number, name=name, steps=steps))
-        until = self._world.now() + self._lock_timeout_s
+        until = self._world.now() + (self.database.lock_wait_s(self.number) or self._lock_timeout_s)
         try:
             while True:
                 self._check(name)
@@ -175,7 +185,7 @@ class MemoryDialect:
     """See :class:`nodoubt.nodes.sql.Dialect`."""
 
     kind = "memory"
-    capabilities = Capabilities(home=True, detached=True, concurrent=True)
+    capabilities = Capabilities(home=True, detached=True, concurrent=True, shares_snapshots=True)
     rules = RULES
     prepared_tag = "PREPARE"
     decided_tag = "COMMIT"
@@ -202,7 +212,7 @@ class MemoryDialect:
         return failure.code == DUPLICATE
 
     def is_retryable(self, failure: StatementFailed) -> bool:
-        return failure.code in (LOCKED, INJECTED)
+        return failure.code in (LOCKED, CHANGED, INJECTED)
 
     def is_missing(self, failure: StatementFailed) -> bool:
         return failure.code == MISSING

@@ -1,22 +1,24 @@
 """A database in memory: what a server does, with faults on demand. Nothing in here knows nodes, branches or the protocol.
 
 A :class:`MemoryDatabase` plays the server and outlives the "processes" that use it. Its tables are dicts, its rows are locked
-by whoever writes them, and prepared work survives a crash. Everything reaches it as a *call* of one session: a named packet of
-steps, of which the first error stops the rest. ``faults`` is asked about each call and answers with its :class:`Fate`; that one
-seam is where tests and simulations make trouble.
+by whoever writes them, and prepared work survives a crash. A transaction may work on a *snapshot*, a copy of what is committed
+when it begins, and then writes no row that was changed since; or lock what it reads, too. Everything reaches the database as a
+*call* of one session: a named packet of steps, of which the first error stops the rest. ``faults`` is asked about each call and
+answers with its :class:`Fate`; that one seam is where tests and simulations make trouble.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-#: (table, key)
-Place = tuple[str, str]
+from nodoubt.nodes.memory_locks import Locks, MustWait, Place
+from nodoubt.nodes.memory_snapshot import History, Snapshot
+
 _GONE = object()
 
 
@@ -34,6 +36,7 @@ MISSING = "missing"
 READ_ONLY = "read-only"
 ILLEGAL = "illegal"
 INJECTED = "injected"
+CHANGED = "changed"
 
 
 class Lost(Exception):
@@ -79,12 +82,18 @@ class Pending:
 
 @dataclass(slots=True, kw_only=True)
 class Work:
-    """What a transaction wrote and did not commit yet; ``since_s`` is when it was prepared, by the database's clock."""
+    """What a transaction wrote and did not commit yet; ``since_s`` is when it was prepared, by the database's clock.
+
+    ``lock_wait_s`` is how long its calls wait for locks, or 0 where their sender says it; ``locks_reads`` makes it serializable.
+    """
 
     writes: dict[Place, Any] = field(default_factory=dict)
     savepoints: list[tuple[str, dict[Place, Any]]] = field(default_factory=list)
     read_only: bool = False
     since_s: float = 0.0
+    snapshot: Snapshot | None = None
+    locks_reads: bool = False
+    lock_wait_s: float = 0.0
 
 
 class MemoryDatabase:
@@ -101,8 +110,8 @@ class MemoryDatabase:
         self._held: list[Pending] = []
         self._busy: set[int] = set()
         self._hung_up: set[int] = set()
-        #: Who may write a row until its work ends: a session's number or the name of prepared work.
-        self._holders: dict[Place, int | str] = {}
+        self._locks = Locks(clock, self.end)
+        self._history = History()
         self._sessions = 0
         self._mutex = threading.RLock()
 
@@ -156,6 +165,11 @@ class MemoryDatabase:
         """Whether the session exists on the database's side."""
         return session in self._open
 
+    def lock_wait_s(self, session: int) -> float:
+        """How long calls of its transaction wait for locks; 0 where it did not say."""
+        work = self._open.get(session)
+        return work.lock_wait_s if work else 0.0
+
     # Calls.
 
     def send(self, call: Call) -> Pending:
@@ -191,7 +205,7 @@ class MemoryDatabase:
             try:
                 for verb, *arguments in call.steps[len(pending.results) :]:
                     pending.results.append(getattr(self, f"_do_{verb}")(call.session, *arguments))
-            except _MustWait:
+            except MustWait:
                 if call.session in self._hung_up:
                     self.end(call.session)
             except Refused as refused:
@@ -214,20 +228,46 @@ class MemoryDatabase:
         pending.is_answered = True
         session = pending.call.session
         self._busy.discard(session)
+        self._locks.heard(session)
         if session in self._hung_up:
             self.end(session)
 
     # The verbs of one transaction.
 
-    def _do_begin(self, session: int, read_only: bool = False) -> str:
+    def _do_begin(self, session: int, read_only: bool = False, lock_wait_s: float = 0.0) -> str:
         if self._open[session] is not None:
             raise Refused(ILLEGAL, "a transaction is open already")
-        self._open[session] = Work(read_only=read_only)
+        self._open[session] = Work(read_only=read_only, lock_wait_s=lock_wait_s)
         return "BEGIN"
 
+    def _do_snapshot(self, session: int) -> None:
+        """Work on what is committed now."""
+        self._work(session).snapshot = Snapshot(self.tables, self._history)
+
+    def _do_share(self, session: int, other: int) -> None:
+        """Work on the snapshot of another session."""
+        shared = self._open.get(other)
+        if shared is None or shared.snapshot is None:
+            raise Refused(MISSING, f"session {other} has no snapshot")
+        self._work(session).snapshot = shared.snapshot
+
+    def _do_export(self, session: int) -> str:
+        if self._work(session).snapshot is None:
+            raise Refused(ILLEGAL, "the transaction has no snapshot")
+        return str(session)
+
+    def _do_lock_reads(self, session: int) -> None:
+        self._work(session).locks_reads = True
+
+    def _do_freeze(self, session: int, table: str, silent_s_max: float) -> None:
+        """Keep all others from writing a table; who is silent for longer than that is ended by whoever waits for him."""
+        self._locks.freeze(session, table, silent_s_max)
+
     def _do_get(self, session: int, table: str, key: str) -> Any:
-        row = self._work(session).writes.get((table, key), self.tables[table].get(key))
-        return None if row is _GONE else row
+        work = self._work(session)
+        if work.locks_reads:
+            self._locks.read(session, (table, key))
+        return self._row(work, self.tables if work.snapshot is None else work.snapshot.tables, (table, key))
 
     def _do_put(self, session: int, table: str, key: str, row: Any) -> None:
         self._write(session, (table, key), row)
@@ -237,8 +277,8 @@ class MemoryDatabase:
 
     def _do_insert(self, session: int, table: str, key: str, row: Any) -> None:
         # The lock first: whether the key exists is known only after whoever holds it has ended.
-        self._lock(session, (table, key))
-        if self._do_get(session, table, key) is not None:
+        self._locks.write(session, (table, key))
+        if self._row(self._work(session), self.tables, (table, key)) is not None:
             raise Refused(DUPLICATE, f"{table} has a row {key!r}")
         self._write(session, (table, key), row)
 
@@ -268,7 +308,7 @@ class MemoryDatabase:
 
     def _do_commit(self, session: int) -> str:
         self._apply(self._work(session))
-        self._free(session)
+        self._locks.free(session)
         self._open[session] = None
         return "COMMIT"
 
@@ -283,9 +323,7 @@ class MemoryDatabase:
             raise Refused(DUPLICATE, f"{name} is prepared already")
         work.since_s = self.clock()
         self.prepared[name] = work
-        for place, holder in self._holders.items():
-            if holder == session:
-                self._holders[place] = name
+        self._locks.hand_on(session, name)
         self._open[session] = None
         return "PREPARE"
 
@@ -297,7 +335,7 @@ class MemoryDatabase:
             raise Refused(MISSING, f"{name} is not prepared")
         if commit:
             self._apply(work)
-        self._free(name)
+        self._locks.free(name)
         return "FINISH"
 
     def _do_list(self, session: int) -> list[tuple[str, float]]:
@@ -325,15 +363,17 @@ class MemoryDatabase:
             raise Refused(ILLEGAL, "no transaction is open")
         return work
 
-    def _lock(self, session: int, place: Place) -> None:
-        if self._holders.setdefault(place, session) != session:
-            raise _MustWait
+    def _row(self, work: Work, tables: Mapping[str, dict[str, Any]], place: Place) -> Any:
+        row = work.writes.get(place, tables.get(place[0], {}).get(place[1]))
+        return None if row is _GONE else row
 
     def _write(self, session: int, place: Place, row: Any) -> None:
         work = self._work(session)
         if work.read_only:
             raise Refused(READ_ONLY, "the transaction is read-only")
-        self._lock(session, place)
+        self._locks.write(session, place)
+        if work.snapshot is not None and not work.snapshot.shows(place):
+            raise Refused(CHANGED, f"{place} was changed after the snapshot was taken")
         work.writes[place] = row
 
     def _savepoint(self, work: Work, name: str) -> int:
@@ -343,6 +383,7 @@ class MemoryDatabase:
         raise Refused(MISSING, f"no savepoint {name!r}")
 
     def _apply(self, work: Work) -> None:
+        self._history.committed(work.writes)
         for (table, key), row in work.writes.items():
             if row is _GONE:
                 self.tables[table].pop(key, None)
@@ -351,11 +392,4 @@ class MemoryDatabase:
 
     def _undo(self, session: int) -> None:
         self._open[session] = None
-        self._free(session)
-
-    def _free(self, holder: int | str) -> None:
-        self._holders = {place: other for place, other in self._holders.items() if other != holder}
-
-
-class _MustWait(Exception):
-    """Somebody else holds the row."""
+        self._locks.free(session)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from nodoubt.nodes.contract import GATE_S_MAX, Isolation
 from nodoubt.nodes.memory_database import MemoryDatabase
 from nodoubt.protocol.ids import parse_text
 
@@ -19,6 +20,16 @@ Steps = tuple[tuple[Any, ...], ...]
 def _row(database: MemoryDatabase, decision: str, participants: str, *, complete: bool, reason: str = "") -> list[Any]:
     """A decision row: what :func:`nodoubt.nodes.texts.decision_row` reads, with the time of decision in place of the age."""
     return [decision, participants, complete, database.clock(), reason]
+
+
+def _begin(_: MemoryDatabase, mode: str, level: str = "", lock_wait_s: str = "0", export: str = "") -> Steps:
+    begin = ("begin", mode == "read-only", float(lock_wait_s))
+    match level:
+        case Isolation.SNAPSHOT:
+            return begin, ("share", int(export)) if export else ("snapshot",)
+        case Isolation.SERIALIZABLE:
+            return begin, ("lock_reads",)
+    return (begin,)
 
 
 def _prepare(database: MemoryDatabase, name: str) -> Steps:
@@ -86,7 +97,10 @@ def _replace(
 
 #: name of a text -> the steps that its words stand for.
 PACKETS: Mapping[str, Callable[..., Steps]] = {
-    "begin": lambda _, mode: (("begin", mode == "read-only"),),
+    "begin": _begin,
+    "export": lambda _: (("export",),),
+    "close-gate": lambda _, wait_s: (("begin", True, float(wait_s)), ("freeze", DECISION, GATE_S_MAX)),
+    "open-gate": lambda _: (("commit",),),
     "release": lambda _: (("commit",),),
     "undo": lambda _: (("undo",),),
     "prepare": _prepare,
