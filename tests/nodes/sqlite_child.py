@@ -4,6 +4,7 @@
 ``python sqlite_child.py settle FOLDER POINT`` settles what another one left, and dies at POINT.
 ``python sqlite_child.py move FOLDER COUNT`` moves COUNT times back and forth, with retries, and prints how often it did.
 ``python sqlite_child.py hammer FOLDER NAME`` writes on one node, again and again, until its standard input ends.
+``python sqlite_child.py gate FOLDER NAME`` closes the gate of one node and says so, until its standard input ends.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nodoubt import Aborted, AsyncTransactionManager, NodeUnavailable
+from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.journal.files import Files, Journal
 from nodoubt.nodes import sqlite_tables
+from nodoubt.nodes.dialect import NodeSettings
+from nodoubt.nodes.sqlite import SQLiteNode
 
 #: Time-outs that let a test see a lock that stays taken soon enough, and a busy machine do its work.
 TIMES = {"acquire_timeout_s": 20.0, "lock_timeout_s": 1.0}
@@ -108,7 +112,15 @@ async def hammer(folder: Path, name: str) -> None:
             first = False
 
 
+async def gate(folder: Path, name: str) -> None:
+    node = SQLiteNode(name, "lab", NodeSettings(url=f"sqlite:///{folder / name}.db"), AsyncWorld())
+    await node.open()
+    await node.close_gate(TIMES["acquire_timeout_s"])
+    print("closed", flush=True)
+    sys.stdin.read()
+
+
 if __name__ == "__main__":
     task, where, argument = sys.argv[1:]
-    tasks = {"crash": crash, "settle": settle, "move": move, "hammer": hammer}
+    tasks = {"crash": crash, "settle": settle, "move": move, "hammer": hammer, "gate": gate}
     asyncio.run(tasks[task](Path(where), argument))

@@ -146,7 +146,7 @@ class MemorySession(Session):
         try:
             return await self.call(name, PACKETS[name](self.database, *words))
         except Refused as refused:
-            raise StatementFailed(refused.code, str(refused)) from refused
+            raise StatementFailed(refused.sqlstate, str(refused)) from refused
         except Lost as lost:
             raise ConnectionLost(str(lost)) from lost
 

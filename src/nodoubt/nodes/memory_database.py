@@ -23,11 +23,11 @@ _GONE = object()
 
 
 class Refused(Exception):
-    """The database answered with an error; ``code`` is one of the words below."""
+    """The database answered with an error; ``sqlstate``, as drivers call it, is one of the words below."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, sqlstate: str, message: str) -> None:
         super().__init__(message)
-        self.code = code
+        self.sqlstate = sqlstate
 
 
 DUPLICATE = "duplicate"
@@ -287,7 +287,7 @@ class MemoryDatabase:
         try:
             self._do_insert(session, table, key, row)
         except Refused as refused:
-            if refused.code != DUPLICATE:
+            if refused.sqlstate != DUPLICATE:
                 raise
             return [(key, False)]
         return [(key, True)]
