@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -147,7 +148,10 @@ def test_appends_in_two_orders_are_convicted_by_the_judge_alone() -> None:
     assert {anomaly["name"] for anomaly in findings.anomalies} >= {"G0"}
 
 
-def seen(*transactions: tuple[str, str, list[list[object]]]) -> tuple[Record, Ledgers]:
+Did = tuple[str, str, list[list[Any]]]
+
+
+def seen(*transactions: Did) -> tuple[Record, Ledgers]:
     """Transactions and views, each in a process of its own and all at once: (gid, work, ops)."""
     record, ledgers = ends()
     for process, (gid, work, ops) in enumerate(transactions):
@@ -167,19 +171,19 @@ def seen(*transactions: tuple[str, str, list[list[object]]]) -> tuple[Record, Le
         record.note({"type": "ok", "process": f"3.{process}", "value": ops, "time": 50, "why": ""})
         for function, key, value in ops:
             if function == "append":
-                ledgers.lists.setdefault(str(key), []).append(int(str(value)))
+                ledgers.lists.setdefault(key, []).append(value)
     return record, ledgers
 
 
-BOTH = ("W", "lists", [["append", "a/1", 51], ["append", "b/1", 52]])
-HALF = [["r", "a/1", [51]], ["r", "b/1", []]]
+BOTH: Did = ("W", "lists", [["append", "a/1", 51], ["append", "b/1", 52]])
+HALF: list[list[Any]] = [["r", "a/1", [51]], ["r", "b/1", []]]
 #: Each reads what the other appends to.
-SKEW = (
+SKEW: tuple[Did, ...] = (
     ("W1", "lists", [["r", "b/1", []], ["append", "a/1", 51]]),
     ("W2", "lists", [["r", "a/1", []], ["append", "b/1", 52]]),
 )
 #: T1 read a before T2 wrote there, and was decided after it: a view in between sees T2 and not T1.
-BETWEEN = (
+BETWEEN: tuple[Did, ...] = (
     ("T1", "lists", [["r", "a/1", []], ["append", "b/1", 52]]),
     ("T2", "lists", [["append", "a/1", 51]]),
     ("V", "view", HALF),
@@ -196,9 +200,7 @@ BETWEEN = (
     ],
     ids=["a reader saw half", "a view showed half", "write skew", "a view between two orders"],
 )
-def test_each_level_convicts_what_it_forbids(
-    transactions: tuple[tuple[str, str, list[list[object]]], ...], convicting: set[Isolation]
-) -> None:
+def test_each_level_convicts_what_it_forbids(transactions: tuple[Did, ...], convicting: set[Isolation]) -> None:
     found = {isolation: examine(*seen(*transactions), MONEY, isolation)[0] for isolation in Isolation}
     assert {isolation for isolation, findings in found.items() if findings.wrong} == convicting
 
