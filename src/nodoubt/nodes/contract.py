@@ -81,6 +81,8 @@ class Capabilities:
     concurrent: bool
     #: A snapshot can be opened by several connections.
     shares_snapshots: bool = False
+    #: The gate is kept closed by one opener at a time, and the others wait for it.
+    exclusive_gate: bool = False
 
 
 class Isolation(StrEnum):
@@ -159,7 +161,7 @@ class Finding:
     """One line of ``nodoubt doctor``. ``level`` is ``ok``, ``warning`` or ``error``; ``fix`` says what to do.
 
     ``fact`` is the bare fact behind the text, for whoever can compare it: of ``identity`` the random id, of ``clock`` the
-    node's seconds since 1970, of ``prepared`` how many branches can still be prepared.
+    node's seconds since 1970, of ``prepared`` how many branches can still be prepared, of ``durable`` that it is a ``standby``.
     """
 
     check: str
@@ -255,8 +257,10 @@ class Node(Protocol):
     async def close_gate(self, wait_s: float) -> Gate:
         """As home: wait for those who decide at this moment, and keep all others from it until the gate is opened again.
 
-        Any number of openers may keep it closed together. What was decided before is visible to every statement that begins
-        after this returned. Raises NodeUnavailable, retryable, when somebody who decides did not come to an end in ``wait_s``.
+        Unless ``exclusive_gate`` is declared, several openers may keep it closed together; but one that comes later may have to
+        wait for those who wait to decide. So whoever closes several gates closes one after the other, in the order of their
+        nodes' names. What was decided before is visible to every statement that begins after this returned. Raises
+        NodeUnavailable, retryable, when somebody who decides, or another opener, did not come to an end in ``wait_s``.
         """
 
     async def prepared(self) -> Listing:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing
+from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, Terms
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.statements import Rules
@@ -42,6 +42,8 @@ class Session(Protocol):
     token: str
     #: What the dialect must know to end this session from another one.
     handle: str
+    #: What the dialect has set in this session for the terms of a branch, and what outlasts that branch.
+    tuning: str = ""
 
     def begin_later(self, sql: str) -> bool:
         """Keep a BEGIN for the packet of the first statement; False if the driver cannot. Raises ConnectionLost."""
@@ -88,6 +90,24 @@ class Dialect(Protocol):
 
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         """Open a branch."""
+
+    def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
+        """Open a branch on terms: afterwards its snapshot or its locks are taken. Changes back what outlasted other terms."""
+
+    async def export(self, session: Session) -> str:
+        """Export the snapshot of the open branch; asked only where ``shares_snapshots`` is declared."""
+
+    def refusal(self, findings: Sequence[Finding], isolation: Isolation, *, read_only: bool) -> str:
+        """Why the server cannot give an isolation, by its findings; "" if it can."""
+
+    def close_gate(self, wait_s: float, idle_s: float) -> str:
+        """Keep everybody from deciding, in a session that the server ends when it idles for longer than ``idle_s``."""
+
+    def reopen_gate(self) -> str:
+        """Let them decide again. Fails if the session has lost the gate."""
+
+    def committed(self, gids: Sequence[str]) -> str:
+        """Select the gids of those that are decided to commit, from behind a closed gate: what is seen is durable."""
 
     def release(self) -> str:
         """Commit a read-only branch."""

@@ -22,7 +22,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from nodoubt.errors import ConfigError
-from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
+from nodoubt.nodes import mariadb_isolation as isolated
+from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
 from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
@@ -77,7 +78,7 @@ class MariaDB:
     """The dialect: see :class:`nodoubt.nodes.dialect.Dialect`. One instance serves one node: it learns the database's name."""
 
     kind = "mariadb"
-    capabilities = Capabilities(home=True, detached=False, concurrent=True)
+    capabilities = Capabilities(home=True, detached=False, concurrent=True, exclusive_gate=True)
     rules = RULES
     prepared_tag = ""
     decided_tag = ""
@@ -89,6 +90,8 @@ class MariaDB:
         self._schema = ""
         self._mark = ""
         self._read_committed = ""
+        #: Whether a writing branch can be kept from overwriting what its snapshot does not show.
+        self.snapshot_isolation = False
 
     async def learn(self, session: Session) -> None:
         """Ask a session, before any user had it, where it is. Raises ConfigError if that is no place for a node."""
@@ -106,6 +109,7 @@ class MariaDB:
         self._mark = hashlib.sha256(name.encode()).hexdigest()[:MARK_LENGTH]
         # At READ COMMITTED probes lock nothing but their keys; logging by statement does not allow it (error 1665).
         self._read_committed = "" if binlog == "STATEMENT" else "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"
+        self.snapshot_isolation = bool(await session.query(f"SHOW VARIABLES LIKE '{isolated.SNAPSHOT_ISOLATION}'"))
         self._version = version
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
@@ -129,6 +133,38 @@ class MariaDB:
             return "SET SESSION TRANSACTION READ ONLY;START TRANSACTION"
         return f"XA START {_xid(branch)}"
 
+    def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
+        known = isolated.tunable(self.snapshot_isolation)
+        begin = isolated.tune(session, terms, known, read_only=read_only) + self.begin(branch, read_only=read_only)
+        if terms.isolation is not Isolation.SNAPSHOT:
+            return begin
+        if read_only:
+            return f"{begin} WITH CONSISTENT SNAPSHOT"
+        return f"{begin};SELECT 1 FROM {self._schema}nodoubt_branch WHERE gid = ''"
+
+    async def export(self, session: Session) -> str:
+        raise StatementFailed("", "the server cannot share a snapshot")
+
+    def refusal(self, findings: Sequence[Finding], isolation: Isolation, *, read_only: bool) -> str:
+        if isolation is not Isolation.SNAPSHOT or read_only or self.snapshot_isolation:
+            return ""
+        upgrade = "upgrade to MariaDB 10.6.18, 10.11.8, 11.4.2 or newer, " if self.is_mariadb else ""
+        return (
+            f"{self._version} has no {isolated.SNAPSHOT_ISOLATION}, so a branch that writes could overwrite what its snapshot"
+            f" does not show: {upgrade}open it read-only, or ask for {Isolation.SERIALIZABLE}"
+        )
+
+    def close_gate(self, wait_s: float, idle_s: float) -> str:
+        return isolated.close_gate(self._schema, self._mark, wait_s, idle_s)
+
+    def reopen_gate(self) -> str:
+        return isolated.reopen_gate(self._mark)
+
+    def committed(self, gids: Sequence[str]) -> str:
+        return (
+            f"SELECT gid FROM {self._schema}nodoubt_decision WHERE decision = 'committed' AND gid IN ({literals(gids)})"
+        )
+
     def release(self) -> str:
         return "COMMIT;SET SESSION TRANSACTION READ WRITE"
 
@@ -141,10 +177,10 @@ class MariaDB:
         )
 
     def decide(self, branch: BranchId, participants: Mapping[int, str]) -> str:
-        xid = _xid(branch)
+        xid, reason = _xid(branch), isolated.passing(self._schema, "''")
         return (
             f"INSERT INTO {self._schema}nodoubt_decision (gid, decision, participants, complete, reason) VALUES"
-            f" ('{branch.gid}','committed','{participants_json(participants)}',{0 if participants else 1},'');"
+            f" ('{branch.gid}','committed','{participants_json(participants)}',{0 if participants else 1},{reason});"
             f"XA END {xid};XA COMMIT {xid} ONE PHASE"
         )
 
@@ -283,7 +319,8 @@ class MariaDB:
         decision = "committed" if commit else "aborted"
         return (
             f"INSERT INTO {self._schema}nodoubt_decision (gid, decision, participants, reason)"
-            f" VALUES ({literal(gid)},'{decision}','{{}}',{literal(reason)}) ON DUPLICATE KEY UPDATE probes = probes + 1"
+            f" VALUES ({literal(gid)},'{decision}','{{}}',{isolated.passing(self._schema, literal(reason))})"
+            " ON DUPLICATE KEY UPDATE probes = probes + 1"
         )
 
     def replace_broken(self, row: DecisionRow, *, commit: bool, reason: str) -> str:
@@ -291,7 +328,8 @@ class MariaDB:
         became = "committed" if commit else "aborted"
         return (
             f"UPDATE {self._schema}nodoubt_decision SET decision = '{became}',"
-            f" participants = {literal(participants_json(row.participants))}, reason = {literal(reason)}"
+            f" participants = {literal(participants_json(row.participants))},"
+            f" reason = {isolated.passing(self._schema, literal(reason))}"
             f" WHERE gid = {literal(row.gid)} AND {_is('decision', decision)} AND {_is('participants', participants)}"
         )
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nodoubt.nodes.contract import Finding
+from nodoubt.nodes.contract import Finding, Isolation
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.findings import identity_finding
@@ -42,9 +42,34 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
         *await _engines(session),
         identity_finding(await dialect.identity(session), name, domain),
         await _privileges(session),
+        _isolation(dialect),
+        *await _gate(session),
         # Last, so that whoever compares it with his own clock does so at once.
         await _clock(dialect, session),
     ]
+
+
+def _isolation(dialect: MariaDB) -> Finding:
+    refusal = dialect.refusal((), Isolation.SNAPSHOT, read_only=False)
+    if refusal:
+        return Finding(check="isolation", level="warning", text=refusal)
+    return Finding(check="isolation", level="ok", text="snapshots and serializable branches can be had")
+
+
+async def _gate(session: Session) -> Sequence[Finding]:
+    """The privilege alone: this lock keeps nobody waiting."""
+    try:
+        await session.command("LOCK TABLES nodoubt_node READ;UNLOCK TABLES")
+    except StatementFailed as failure:
+        return [
+            Finding(
+                check="privileges",
+                level="warning",
+                text=f"this user cannot open snapshots of several nodes: {failure}",
+                fix="GRANT LOCK TABLES on the database to this user",
+            )
+        ]
+    return []
 
 
 async def _clock(dialect: MariaDB, session: Session) -> Finding:

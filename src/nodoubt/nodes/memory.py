@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from nodoubt.errors import NodeUnavailable
-from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
+from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
 from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
@@ -195,6 +195,27 @@ class MemoryDialect:
 
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         return f"begin {'read-only' if read_only else 'writing'}"
+
+    def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
+        atomic = self.begin(branch, read_only=read_only)
+        if terms.isolation is Isolation.ATOMIC:
+            return atomic
+        return f"{atomic} {terms.isolation} {terms.lock_wait_s!r} {terms.export}".rstrip()
+
+    async def export(self, session: Session) -> str:
+        return await session.command("export")
+
+    def refusal(self, findings: Sequence[Finding], isolation: Isolation, *, read_only: bool) -> str:
+        return ""
+
+    def close_gate(self, wait_s: float, idle_s: float) -> str:
+        return f"close-gate {wait_s!r} {idle_s!r}"
+
+    def reopen_gate(self) -> str:
+        return "reopen-gate"
+
+    def committed(self, gids: Sequence[str]) -> str:
+        return " ".join(["committed", *gids])
 
     def release(self) -> str:
         return "release"

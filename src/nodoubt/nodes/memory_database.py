@@ -259,9 +259,9 @@ class MemoryDatabase:
     def _do_lock_reads(self, session: int) -> None:
         self._work(session).locks_reads = True
 
-    def _do_freeze(self, session: int, table: str, silent_s_max: float) -> None:
-        """Keep all others from writing a table; who is silent for longer than that is ended by whoever waits for him."""
-        self._locks.freeze(session, table, silent_s_max)
+    def _do_freeze(self, session: int, table: str, idle_s_max: float) -> None:
+        """Keep all others from writing a table; who idles for longer is ended by whoever waits for him."""
+        self._locks.freeze(session, table, idle_s_max)
 
     def _do_get(self, session: int, table: str, key: str) -> Any:
         work = self._work(session)

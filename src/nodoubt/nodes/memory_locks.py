@@ -22,7 +22,7 @@ class Locks:
         self._end = end
         self._writers: dict[Place, Holder] = {}
         self._readers: dict[Place, set[Holder]] = {}
-        #: table -> session -> how long it may be silent, and when it was heard last
+        #: table -> session -> how long it may idle, and when it was heard last
         self._frozen: dict[str, dict[int, tuple[float, float]]] = {}
 
     def write(self, holder: Holder, place: Place) -> None:
@@ -38,14 +38,14 @@ class Locks:
             raise MustWait
         self._readers.setdefault(place, set()).add(holder)
 
-    def freeze(self, session: int, table: str, silent_s_max: float) -> None:
-        """Keep everybody else from writing a table, until the session ends or is silent for too long. Raises MustWait."""
+    def freeze(self, session: int, table: str, idle_s_max: float) -> None:
+        """Keep everybody else from writing a table, until the session ends or idles for too long. Raises MustWait."""
         if any(place[0] == table and holder != session for place, holder in self._writers.items()):
             raise MustWait
-        self._frozen.setdefault(table, {})[session] = silent_s_max, self._clock()
+        self._frozen.setdefault(table, {})[session] = idle_s_max, self._clock()
 
     def heard(self, session: int) -> None:
-        """A session is not silent."""
+        """A session does not idle."""
         for sessions in self._frozen.values():
             if session in sessions:
                 sessions[session] = sessions[session][0], self._clock()
@@ -69,7 +69,7 @@ class Locks:
 
     def _is_frozen(self, table: str, holder: Holder) -> bool:
         sessions = self._frozen.get(table, {})
-        for session, (silent_s_max, heard_s) in list(sessions.items()):
-            if self._clock() - heard_s > silent_s_max:
+        for session, (idle_s_max, heard_s) in list(sessions.items()):
+            if self._clock() - heard_s > idle_s_max:
                 self._end(session)
         return bool(sessions.keys() - {holder})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from nodoubt.nodes.contract import GATE_S_MAX, Isolation
+from nodoubt.nodes.contract import Isolation
 from nodoubt.nodes.memory_database import MemoryDatabase
 from nodoubt.protocol.ids import parse_text
 
@@ -51,6 +51,13 @@ def _complete(database: MemoryDatabase, *gids: str) -> Steps:
         rows.update({gid: [*rows[gid][:2], True, *rows[gid][3:]] for gid in gids if gid in rows})
 
     return _change(change, DECISION)
+
+
+def _committed(_: MemoryDatabase, *gids: str) -> Steps:
+    def select(rows: dict[str, Any]) -> list[tuple[str]]:
+        return [(gid,) for gid in gids if gid in rows and rows[gid][0] == "committed"]
+
+    return _change(select, DECISION)
 
 
 def _old_evidence(_: MemoryDatabase, before_gid: str, limit: str) -> Steps:
@@ -99,8 +106,9 @@ def _replace(
 PACKETS: Mapping[str, Callable[..., Steps]] = {
     "begin": _begin,
     "export": lambda _: (("export",),),
-    "close-gate": lambda _, wait_s: (("begin", True, float(wait_s)), ("freeze", DECISION, GATE_S_MAX)),
-    "open-gate": lambda _: (("commit",),),
+    "close-gate": lambda _, wait_s, idle_s: (("begin", True, float(wait_s)), ("freeze", DECISION, float(idle_s))),
+    "reopen-gate": lambda _: (("commit",),),
+    "committed": _committed,
     "release": lambda _: (("commit",),),
     "undo": lambda _: (("undo",),),
     "prepare": _prepare,

@@ -6,6 +6,7 @@ Facts that everything here rests on, each with a test against a real server:
 - A PREPARE that failed has rolled back. 42704 on COMMIT PREPARED proves nothing by itself.
 - COMMIT PREPARED must be alone in its packet; ``INSERT …; COMMIT`` and ``INSERT …; PREPARE TRANSACTION`` need not.
 - A row becomes visible only after its commit was forced, so a decision that was read is durable.
+- Locks end after the row became visible. So who gets the gate's lock finds all that was decided before.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Listing, PreparedBranch
+from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
 from nodoubt.nodes.dialect import NodeSettings, Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable
-from nodoubt.nodes.postgresql_inspect import inspect
+from nodoubt.nodes.postgresql_inspect import STANDBY, inspect
+from nodoubt.nodes.postgresql_locks import advisory_locks
 from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
 from nodoubt.protocol.ids import BranchId, parse_text
@@ -89,10 +91,13 @@ class PostgreSQL:
     """The dialect: see :class:`nodoubt.nodes.sql.Dialect`."""
 
     kind = "postgresql"
-    capabilities = Capabilities(home=True, detached=True, concurrent=True)
+    capabilities = Capabilities(home=True, detached=True, concurrent=True, shares_snapshots=True)
     rules = RULES
     prepared_tag = "PREPARE TRANSACTION"
     decided_tag = "COMMIT"
+    #: Whoever decides holds this until his COMMIT, and whoever closes the gate a lock that excludes it. Not on the table of
+    #: decisions: its autovacuum would hold off who closes the gate, and be cancelled by him.
+    pass_gate = "LOCK TABLE nodoubt.node IN ROW EXCLUSIVE MODE;"
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         limit_ms = int(settings.session_limit_s * 1000)
@@ -110,6 +115,39 @@ class PostgreSQL:
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         return "BEGIN READ ONLY" if read_only else "BEGIN"
 
+    def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
+        if terms.isolation is Isolation.ATOMIC:
+            return self.begin(branch, read_only=read_only)
+        mode = " READ ONLY" if read_only else ""
+        limit = f"SET LOCAL lock_timeout = {_ms(terms.lock_wait_s)};" if terms.lock_wait_s > 0 else ""
+        if terms.isolation is Isolation.SNAPSHOT:
+            # The first query takes the snapshot (13.2.2 "Repeatable Read Isolation Level").
+            first = f"SET TRANSACTION SNAPSHOT {literal(terms.export)}" if terms.export else "SELECT 1"
+            return f"BEGIN ISOLATION LEVEL REPEATABLE READ{mode};{limit}{first}"
+        # Each statement of the block has a snapshot of its own, from after all locks were taken.
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED{mode};{limit}{advisory_locks(branch.domain, terms.keys)}"
+
+    async def export(self, session: Session) -> str:
+        ((export,),) = await session.query("SELECT pg_export_snapshot()")
+        return str(export)
+
+    def refusal(self, findings: Sequence[Finding], isolation: Isolation, *, read_only: bool) -> str:
+        if isolation is Isolation.ATOMIC or all(finding.fact != STANDBY for finding in findings):
+            return ""
+        return f"the server is a standby, which lags behind: no {isolation} there; let the node's URL name the primary"
+
+    def close_gate(self, wait_s: float, idle_s: float) -> str:
+        return (
+            f"BEGIN;SET LOCAL idle_in_transaction_session_timeout = {_ms(idle_s)};"
+            f"SET LOCAL lock_timeout = {_ms(wait_s)};LOCK TABLE nodoubt.node IN SHARE MODE"
+        )
+
+    def reopen_gate(self) -> str:
+        return "COMMIT"
+
+    def committed(self, gids: Sequence[str]) -> str:
+        return f"SELECT gid FROM nodoubt.decision WHERE decision = 'committed' AND gid IN ({literals(gids)})"
+
     def release(self) -> str:
         return "COMMIT"
 
@@ -120,7 +158,7 @@ class PostgreSQL:
         complete = "false" if participants else "true"
         # The block may have switched durability off for its own reasons; the decision is always forced.
         return (
-            f"EXECUTE nodoubt_decide('{branch.gid}','{participants_json(participants)}',{complete});"
+            f"{self.pass_gate}EXECUTE nodoubt_decide('{branch.gid}','{participants_json(participants)}',{complete});"
             "SET LOCAL synchronous_commit=on;COMMIT"
         )
 
@@ -221,7 +259,7 @@ class PostgreSQL:
     def resolve(self, gid: str, *, commit: bool, reason: str) -> str:
         decision = "committed" if commit else "aborted"
         return (
-            "BEGIN;SET LOCAL synchronous_commit = on;INSERT INTO nodoubt.decision (gid, decision, reason)"
+            f"BEGIN;SET LOCAL synchronous_commit = on;{self.pass_gate}INSERT INTO nodoubt.decision (gid, decision, reason)"
             f" VALUES ({literal(gid)}, '{decision}', {literal(reason)}) ON CONFLICT DO NOTHING;COMMIT"
         )
 
@@ -229,7 +267,7 @@ class PostgreSQL:
         decision, participants = row.raw or ("", "")
         became = "committed" if commit else "aborted"
         return (
-            "BEGIN;SET LOCAL synchronous_commit = on;UPDATE nodoubt.decision"
+            f"BEGIN;SET LOCAL synchronous_commit = on;{self.pass_gate}UPDATE nodoubt.decision"
             f" SET decision = '{became}', participants = {literal(participants_json(row.participants))},"
             f" reason = {literal(reason)} WHERE gid = {literal(row.gid)}"
             f" AND {_is('decision', decision)} AND {_is('participants', participants)};COMMIT"
@@ -279,6 +317,11 @@ class PostgreSQL:
 
 def _steps_from(version: int) -> str:
     return "".join(MIGRATIONS[step] for step in range(version + 1, SCHEMA_VERSION + 1))
+
+
+def _ms(seconds: float) -> int:
+    """A limit as the server takes it, where 0 would be none."""
+    return max(1, int(seconds * 1000))
 
 
 def _is(column: str, text: str) -> str:

@@ -18,6 +18,8 @@ from nodoubt.protocol.ids import parse_text
 
 #: The oldest server whose behaviour the dialect was written for.
 VERSION_MIN = 140_000
+#: The fact of a finding: the server replays what a primary wrote.
+STANDBY = "standby"
 #: A branch that stays prepared for longer was left behind, in seconds by the server's clock.
 OLD_S = 300.0
 
@@ -33,7 +35,7 @@ FROM pg_roles WHERE rolname = current_user"""
 _LACKING = """\
 SELECT relname::text, string_agg(privilege, ', ' ORDER BY privilege)
 FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace AND nspname = 'nodoubt'
-    JOIN (VALUES ('node', 'SELECT'), ('branch', 'SELECT'), ('branch', 'INSERT'), ('branch', 'DELETE'),
+    JOIN (VALUES ('node', 'SELECT'), ('node', 'UPDATE'), ('branch', 'SELECT'), ('branch', 'INSERT'), ('branch', 'DELETE'),
         ('decision', 'SELECT'), ('decision', 'INSERT'), ('decision', 'UPDATE'), ('decision', 'DELETE')
     ) AS wanted (name, privilege) ON name = relname
 WHERE NOT has_table_privilege(pg_class.oid, privilege) OR NOT has_schema_privilege(n.oid, 'USAGE')
@@ -118,6 +120,7 @@ def _durable(server: _Server) -> Iterator[Finding]:
             level="error",
             text="the server is a standby: it is read-only, and no decision can be written there",
             fix="let the node's URL name the primary (target_session_attrs does not replace that)",
+            fact=STANDBY,
         )
     if server.fsync != "on":
         fine = False

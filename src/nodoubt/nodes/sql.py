@@ -7,17 +7,19 @@ step means for the transaction is the protocol's business.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
-from nodoubt.nodes.contract import DecisionRow, Ended, Finding, Listing
+from nodoubt.nodes.contract import ATOMIC, GATE_S_MAX, DecisionRow, Ended, Finding, Isolation, Listing, Terms
 from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.findings import compared
 from nodoubt.nodes.pool import Pool
 from nodoubt.nodes.sql_branch import SqlBranch
+from nodoubt.nodes.sql_gate import GATES_MAX, REOPEN_S_MAX, SqlGate
 from nodoubt.nodes.texts import unreadable_reason
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, token
@@ -48,11 +50,13 @@ class SqlNode:
         self._settings = settings
         self.pool = self._pool(settings.pool_size)
         self._service = self._pool(settings.settle_connections)
+        #: Who holds gates of other nodes waits no longer than these stay closed without him.
+        self._gates = self._pool(GATES_MAX, GATE_S_MAX)
+        self._findings: Sequence[Finding] = ()
 
-    def _pool(self, size: int) -> Pool[Session]:
-        return Pool(
-            self.name, self._world, self._connect, size=size, acquire_timeout_s=self._settings.acquire_timeout_s
-        )
+    def _pool(self, size: int, acquire_s_max: float = math.inf) -> Pool[Session]:
+        acquire_timeout_s = min(self._settings.acquire_timeout_s, acquire_s_max)
+        return Pool(self.name, self._world, self._connect, size=size, acquire_timeout_s=acquire_timeout_s)
 
     async def _connect(self) -> Session:
         session = await self._driver.connect(self._settings)
@@ -74,7 +78,8 @@ class SqlNode:
         session = await self._driver.connect(self._settings)
         try:
             await self.dialect.check_identity(session, self.name, self.domain)
-            refusal = self.dialect.home_refusal(await self.dialect.inspect(session, self.name, self.domain))
+            self._findings = await self.dialect.inspect(session, self.name, self.domain)
+            refusal = self.dialect.home_refusal(self._findings)
         except (ConnectionLost, StatementFailed) as error:
             raise NodeUnavailable(f"node {self.name!r}: {error}") from error
         finally:
@@ -86,37 +91,84 @@ class SqlNode:
     async def close(self) -> None:
         await self.pool.close()
         await self._service.close()
+        await self._gates.close()
 
-    async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool) -> SqlBranch:
+    async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool, terms: Terms = ATOMIC) -> SqlBranch:
         while True:
             session, is_new = self.pool.at_hand() or await self.pool.take()
             if not self.capabilities.detached:
                 branch = replace(branch, session=session.token)
             try:
-                text = self.dialect.begin(branch, read_only=read_only)
-                if not session.begin_later(text):
+                if terms.isolation is not Isolation.ATOMIC or session.tuning:
+                    await self._begin_on(session, branch, terms, read_only=read_only)
+                elif not session.begin_later(text := self.dialect.begin(branch, read_only=read_only)):
                     await self._begin_now(session, text, needs_alarm=is_home or not self._world.interrupts)
                 return SqlBranch(self, session, branch, is_home=is_home)
-            except ConnectionLost as error:
-                self.pool.discard(session)
-                if is_new:
-                    raise NodeUnavailable(f"node {self.name!r} was lost: {error}") from error
-                # The server was restarted: what idles in the pool is as dead as this one.
-                self.pool.forget_idle()
             except BaseException as error:
-                self.pool.discard(session)
-                if isinstance(error, StatementFailed):
-                    raise NodeUnavailable(f"node {self.name!r} refused to begin: {error}") from error
-                raise
+                self._give_up(self.pool, session, error, f"begin{_awaited(terms)}", is_new=is_new)
 
     async def _begin_now(self, session: Session, text: str, *, needs_alarm: bool) -> None:
         """The deadline cannot cut a session that is not its branch's yet, and home may be opened when nobody interrupts."""
-        alarm = self._world.later(self._settings.connect_timeout_s, session.abandon) if needs_alarm else None
+        if needs_alarm:
+            await self._within(self._settings.connect_timeout_s, session, text)
+        else:
+            await session.command(text)
+
+    async def _begin_on(self, session: Session, branch: BranchId, terms: Terms, *, read_only: bool) -> None:
+        text = self.dialect.begin_on(session, branch, read_only=read_only, terms=terms)
+        waits_s = terms.lock_wait_s * (1 + len(terms.keys))
+        await self._within(self._settings.connect_timeout_s + waits_s, session, text)
+
+    def _give_up(self, pool: Pool[Session], session: Session, error: BaseException, what: str, *, is_new: bool) -> None:
+        """Part with a session that did not do the first thing it was told; returns only where another one may do it."""
+        pool.discard(session)
+        if isinstance(error, StatementFailed):
+            raise NodeUnavailable(
+                f"node {self.name!r} refused to {what}: {error}", retryable=self.dialect.is_retryable(error)
+            ) from error
+        if not isinstance(error, ConnectionLost):
+            raise error
+        if is_new:
+            raise NodeUnavailable(f"node {self.name!r} was lost: {error}") from error
+        # The server was restarted: what idles in the pool is as dead as this one.
+        pool.forget_idle()
+
+    async def _within(self, limit_s: float, session: Session, text: str) -> None:
+        """Send a text, and cut the session off if it takes too long."""
+        alarm = self._world.later(limit_s, session.abandon)
         try:
             await session.command(text)
         finally:
-            if alarm is not None:
-                alarm.cancel()
+            alarm.cancel()
+
+    def refusal(self, isolation: Isolation, *, read_only: bool) -> str:
+        why = self.dialect.refusal(self._findings, isolation, read_only=read_only)
+        return f"node {self.name!r}: {why}" if why else ""
+
+    async def close_gate(self, wait_s: float) -> SqlGate:
+        while True:
+            session, is_new = await self._gates.take()
+            text = self.dialect.close_gate(wait_s, GATE_S_MAX)
+            try:
+                await self._within(self._settings.connect_timeout_s + 2 * wait_s, session, text)
+                return SqlGate(self, session)
+            except BaseException as error:
+                self._give_up(self._gates, session, error, f"close its gate within {wait_s:g} s", is_new=is_new)
+
+    async def reopen_gate(self, session: Session) -> None:
+        """Let decisions through again: as :meth:`nodoubt.nodes.contract.Gate.reopen`."""
+        try:
+            await self._within(REOPEN_S_MAX, session, self.dialect.reopen_gate())
+        except BaseException as error:
+            self._give_up(self._gates, session, error, "open a gate that was closed all the time", is_new=True)
+        self._gates.give_back(session)
+
+    async def committed(self, gids: Sequence[str]) -> set[str]:
+        """Those that are decided to commit, as they are found from behind a closed gate. Raises NodeUnavailable."""
+        rows: Sequence[Row] = await self._serve(
+            "show decisions", lambda session: session.query(self.dialect.committed(gids))
+        )
+        return {gid for (gid,) in rows}
 
     async def _serve(self, what: str, step: Callable[[Session], Any]) -> Any:
         """Run a recovery step on a session of its own pool; anything but success discards the session."""
@@ -267,3 +319,14 @@ class SqlNode:
 
     def ddl(self) -> str:
         return self.dialect.ddl(self.name, self.domain)
+
+
+def _awaited(terms: Terms) -> str:
+    """What a branch on these terms may have waited for in vain."""
+    if terms.isolation is Isolation.ATOMIC or not terms.lock_wait_s:
+        return ""
+    if terms.keys:
+        lock = f"the locks of {', '.join(repr(key.name) for key in terms.keys)}"
+    else:
+        lock = "the lock of the domain" if terms.isolation is Isolation.SERIALIZABLE else "a lock"
+    return f", waiting for {lock} up to {terms.lock_wait_s:g} s"

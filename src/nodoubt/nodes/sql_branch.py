@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from nodoubt.errors import NodoubtError
+from nodoubt.errors import NodeUnavailable, NodoubtError
 from nodoubt.nodes.contract import YES, Answer, Ended, Said
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
@@ -163,6 +163,15 @@ class SqlBranch:
                 logger.info("node %r: %s; trying on another session", self._node.name, error)
         # The old session may be half-open, with a PREPARE still on its way: it must be over before "absent" counts.
         return await self._node.finish(self._id, commit=commit, owner=self._leave(clean=False))
+
+    async def export(self) -> str:
+        session, node = self._session, self._node
+        if session is None:
+            raise NodeUnavailable(f"the snapshot on node {node.name!r} is closed", retryable=False)
+        try:
+            return await node.dialect.export(session)
+        except (ConnectionLost, StatementFailed) as error:
+            raise NodeUnavailable(f"node {node.name!r} does not share its snapshot: {error}") from error
 
     def _gone(self) -> Answer:
         return Answer(said=Said.NO, reason=f"the session on node {self._node.name!r} is gone", retryable=True)

@@ -1,0 +1,66 @@
+"""What MariaDB and MySQL are told for the terms of a branch, and for home's gate. Texts only.
+
+- A level can be set for the next transaction alone, also for one of XA. What else the terms ask for are settings of the
+  session: each is kept in a user variable, which no clean session lost, and set back when other terms come.
+- A consistent read takes the snapshot of a branch. That of XA has no ``WITH CONSISTENT SNAPSHOT``.
+- At SERIALIZABLE every read locks what it saw, and XA PREPARE keeps those locks, which it does not at other levels.
+- Whoever decides reads ``nodoubt_node`` in the same statement. So he holds its metadata lock until his commit is forced to
+  disk, and LOCK TABLES … WRITE keeps him off. READ would not do: writers, ``nodoubt_decision``'s for example, come before it
+  for as long as there are any, and one behind whom others wait shuts out every opener that comes later.
+- WRITE in turn comes before all who decide. A named lock lets one opener ask for it at a time, so that they get in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+from nodoubt.nodes.contract import Isolation, Terms
+from nodoubt.nodes.dialect import Session
+
+#: A write fails over what the snapshot does not show; MariaDB since 10.6.18, 10.11.8, 11.0.6, 11.1.5, 11.2.4 and 11.4.2.
+SNAPSHOT_ISOLATION = "innodb_snapshot_isolation"
+#: Limits for waiting, in whole seconds: for rows, and for tables.
+_LIMITS = ("innodb_lock_wait_timeout", "lock_wait_timeout")
+
+_LEVELS = {Isolation.SNAPSHOT: "REPEATABLE READ", Isolation.SERIALIZABLE: "SERIALIZABLE"}
+
+
+def tune(session: Session, terms: Terms, known: Collection[str], *, read_only: bool) -> str:
+    """What goes before a branch's beginning. ``known`` are those of the settings that the server has."""
+    wanted = {}
+    if terms.isolation is not Isolation.ATOMIC and terms.lock_wait_s > 0:
+        wanted = dict.fromkeys(_LIMITS, str(math.ceil(terms.lock_wait_s)))
+    if terms.isolation is Isolation.SNAPSHOT and not read_only:
+        wanted[SNAPSHOT_ISOLATION] = "ON"
+    tuning = ",".join(f"{name}={value}" for name, value in wanted.items())
+    level = f"SET TRANSACTION ISOLATION LEVEL {_LEVELS[terms.isolation]};" if terms.isolation in _LEVELS else ""
+    if tuning == session.tuning:
+        return level
+    keep = ",".join(f"@nodoubt_{name}=@@{name}" for name in known)
+    change = ",".join(f"{name}={wanted.get(name, f'@nodoubt_{name}')}" for name in known)
+    before, session.tuning = session.tuning, tuning
+    return ("" if before else f"SET {keep};") + f"SET SESSION {change};{level}"
+
+
+def tunable(snapshot_isolation: bool) -> tuple[str, ...]:
+    """The settings that a server has."""
+    return (*_LIMITS, SNAPSHOT_ISOLATION) if snapshot_isolation else _LIMITS
+
+
+def passing(schema: str, value: str) -> str:
+    """An expression for a value, in a statement that passes the gate."""
+    return f"IFNULL((SELECT '' FROM {schema}nodoubt_node WHERE 0),{value})"
+
+
+def close_gate(schema: str, mark: str, wait_s: float, idle_s: float) -> str:
+    """Wait for those who decide, and keep all others from it."""
+    return (
+        f"SET SESSION lock_wait_timeout={math.ceil(wait_s)},wait_timeout={int(idle_s)};"
+        f"SELECT GET_LOCK('nodoubt:gate:{mark}',{wait_s:f});LOCK TABLES {schema}nodoubt_node WRITE"
+    )
+
+
+def reopen_gate(mark: str) -> str:
+    """First those who wait to decide, then the next opener."""
+    return f"UNLOCK TABLES;DO RELEASE_LOCK('nodoubt:gate:{mark}');SET SESSION wait_timeout=DEFAULT"
