@@ -42,23 +42,18 @@ class Instant:
         servers = {**writing, **reading}
         is_left = True
         try:
-            # A lock that a whole transaction may keep is waited for while nothing else is held.
-            for name in sorted(self._nodes):
-                if not self._nodes[name].capabilities.concurrent:
-                    if name in writing:
-                        await servers.pop(name)()
-                    else:
-                        await self._close(name)
-            await self._all(self._close(name) for name, node in self._nodes.items() if node.capabilities.concurrent)
+            # One after another, all openers in the same order: a gate that others wait at is not shared with who comes later.
+            # First of all the locks that a whole transaction may keep, while nobody else has to wait.
+            for name in sorted(self._nodes, key=lambda name: (self._nodes[name].capabilities.concurrent, name)):
+                if name in writing and not self._nodes[name].capabilities.concurrent:
+                    await servers.pop(name)()
+                elif may_be_home(self._nodes[name]):
+                    self._gates[name] = await self._nodes[name].close_gate(GATE_WAIT_S)
             await self._finish_decided({*writing, *reading})
             await self._all(begin() for begin in servers.values())
             is_left = False
         finally:
             await self._reopen(is_left=is_left)
-
-    async def _close(self, name: str) -> None:
-        if may_be_home(self._nodes[name]):
-            self._gates[name] = await self._nodes[name].close_gate(GATE_WAIT_S)
 
     async def _reopen(self, *, is_left: bool) -> None:
         """Every gate, whatever happens. Whether it was closed all the time matters only where something was opened."""
