@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from nodoubt.nodes.dialect import Dialect, NodeSettings, Row, Session
@@ -154,7 +154,7 @@ class Actor:
         if self._dialect.capabilities.detached:
             return branch
         own = self.handle.token
-        return replace(branch, session=own if number == self._begun else self._names.begun.get(number, own))
+        return branch._replace(session=own if number == self._begun else self._names.begun.get(number, own))
 
     def _gids(self, numbers: Sequence[str]) -> list[str]:
         return [self._names.gid(number) for number in numbers]

@@ -132,12 +132,14 @@ def _explore(arguments: argparse.Namespace) -> int:
     commands = _shrunk(sorted(tally.failures)[:1], arguments.mutant)
     lines += [f"the first, made small: {command}" for command in commands]
     lines.append(
-        f"{tally.runs} histories in {seconds:.0f} s ({tally.runs / seconds:.0f}/s), {tally.attempts} transactions,"
-        f" {tally.committed} committed, {len(failures)} histories failed; never reached: {', '.join(zeros) or 'nothing'}"
+        f"{tally.runs} histories in {seconds:.0f} s ({tally.runs / seconds:.0f}/s, {tally.runs / tally.cpu_s:.0f}/s per core),"
+        f" {tally.attempts} transactions, {tally.committed} committed, {len(failures)} histories failed;"
+        f" never reached: {', '.join(zeros) or 'nothing'}"
     )
     result = {
         "runs": tally.runs,
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(tally.cpu_s, 1),
         "transactions": tally.attempts,
         "committed": tally.committed,
         "failures": failures,

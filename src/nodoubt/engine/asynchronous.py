@@ -30,18 +30,16 @@ CLOSE_S_MAX = 5.0
 class AsyncTransaction(TransactionShell):
     """A transaction: ``async with tm.transaction() as tx``."""
 
-    def __init__(self, work: Work) -> None:
-        super().__init__(work)
-        self._task: asyncio.Task[Any] | None = None
-        self._interrupted = False
+    _task: asyncio.Task[Any] | None = None
+    _interrupted = False
 
-    async def on(self, name: str, *, read_only: bool = False) -> Any:
+    def on(self, name: str, *, read_only: bool = False) -> Coroutine[Any, Any, Any]:
         """The driver's own connection to a node, in this transaction.
 
         Raises ConfigError for an unknown name and NodeUnavailable when the node or its pool cannot serve. The connection
         is usable until the block ends; calling commit, rollback or the like on it raises GuardError.
         """
-        return await self._work.on(name, read_only=read_only)
+        return self._work.on(name, read_only=read_only)
 
     async def rollback(self, reason: str = "rolled back by the caller") -> None:
         """Undo everything now. Leaving the block afterwards is no error."""
@@ -175,10 +173,11 @@ class AsyncTransactionManager(ManagerShell):
             except Exception:
                 logger.exception("the background settler met a bug and goes on")
                 pause_s = engine.settings.settle_every_s
+            alarm = asyncio.get_running_loop().call_later(pause_s, self._nudged.set)
             try:
-                await asyncio.wait_for(self._nudged.wait(), pause_s)
-            except TimeoutError:
-                continue
+                await self._nudged.wait()
+            finally:
+                alarm.cancel()
 
     def transaction(
         self, *, timeout: float | None = None, home: str | None = None, **wishes: Unpack[Wishes]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Unpack
 
+from nodoubt.engine.deadlines import Deadlines
 from nodoubt.engine.performer import Watch
 from nodoubt.engine.request import PLAIN, Wishes, request
 from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
@@ -63,6 +64,7 @@ class Engine:
         self.live: dict[str, Work] = {}
         #: Called when something was handed over: the background settler should not wait for its next round.
         self.nudge: Callable[[], None] = lambda: None
+        self._deadlines = Deadlines(world, self.live)
         self._settler = Settler(self.nodes, world, self.live.__contains__, self.watch)
         self._owed: set[str] = set()
         #: gid -> home, of transactions whose end home did not tell.
@@ -76,7 +78,7 @@ class Engine:
         self._lock = threading.Lock()
         self._next_settle = self._next_purge = 0.0
         for node in nodes:
-            if isinstance(node, Hurried):
+            if not node.capabilities.concurrent and isinstance(node, Hurried):
                 node.hurry = partial(self.found_in_the_way, node.name)
 
     async def open(self) -> None:
@@ -92,6 +94,7 @@ class Engine:
 
     async def close(self) -> None:
         """Mark what is finished and close every node. Live transactions are not waited for."""
+        self._deadlines.close()
         await self.flush()
         for node in self.nodes.values():
             await node.close()
@@ -131,6 +134,7 @@ class Engine:
         timeout_s = self.settings.timeout_s if timeout_s is None else timeout_s
         work = Work(self, gid, home=home, timeout_s=timeout_s, request=asked, terms=terms)
         self.live[gid] = work
+        self._deadlines.keep(work.deadline_s)
         return work
 
     def _lock_wait_s(self, attempt: int) -> float:

@@ -48,12 +48,22 @@ class Instant:
                 if name in writing and not self._nodes[name].capabilities.concurrent:
                     await servers.pop(name)()
                 elif may_be_home(self._nodes[name]):
-                    self._gates[name] = await self._nodes[name].close_gate(GATE_WAIT_S)
+                    self._gates[name] = await self._closed(name)
             await self._finish_decided({*writing, *reading})
             await self._all(begin() for begin in servers.values())
             is_left = False
         finally:
             await self._reopen(is_left=is_left)
+
+    async def _closed(self, name: str) -> Gate:
+        try:
+            return await self._nodes[name].close_gate(GATE_WAIT_S)
+        except NodeUnavailable as error:
+            raise NodeUnavailable(
+                f"the gate of node {name!r}, which every snapshot needs, cannot be closed: {error.message}",
+                retryable=error.retryable,
+                hint=error.hint,
+            ) from error
 
     async def _reopen(self, *, is_left: bool) -> None:
         """Every gate, whatever happens. Whether it was closed all the time matters only where something was opened."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from nodoubt.errors import NodoubtError
@@ -55,8 +56,8 @@ class Performer:
     """Carries out the orders of one machine, step by step, until it gives no more."""
 
     __slots__ = (
-        *("_decided_ms", "_home", "_live", "_machine", "_retention_s", "_said", "_watch", "_world"),
-        *("adopted", "answer", "closing"),
+        *("_decided_ms", "_machine", "_retention_s", "_said", "_watch", "_world"),
+        *("adopted", "answer", "closing", "home", "live", "note"),
     )
 
     def __init__(
@@ -69,13 +70,17 @@ class Performer:
         retention_s: float = math.inf,
     ) -> None:
         self._machine = machine
-        self._home = home
+        #: Give the machine a fact; returns what follows from it.
+        self.note = machine.take if watch is None else partial(_watched, watch, machine)
+        #: The node that carries the decision, once it was chosen.
+        self.home = home
         self._world = world
         self._watch = watch
         self._retention_s = retention_s
         #: When the decision was sent, by this machine's clock.
         self._decided_ms = math.inf
-        self._live: dict[int, Branch] = {}
+        #: The branches that were opened here.
+        self.live: dict[int, Branch] = {}
         #: What the last probe found.
         self._said = HomeSays.ABORTED
         self.adopted: Mapping[int, Adopted] = {}
@@ -83,20 +88,6 @@ class Performer:
         self.answer: Answer | None = None
         #: Forget or HandOver, once the machine ordered it.
         self.closing: m.Order | None = None
-
-    def add(self, number: int, branch: Branch) -> None:
-        """A live branch was opened."""
-        self._live[number] = branch
-
-    def home_is(self, home: Node) -> None:
-        """Home was chosen."""
-        self._home = home
-
-    def note(self, fact: m.Fact) -> list[m.Order]:
-        """Give the machine a fact; returns what follows from it."""
-        if self._watch is not None:
-            self._watch("fact", self._machine.gid, fact)
-        return self._machine.take(fact)
 
     async def tell(self, fact: m.Fact) -> None:
         """Give the machine a fact and carry out all that follows from it."""
@@ -121,7 +112,7 @@ class Performer:
         return _PERFORM[type(order)](self, order)
 
     async def _prepare(self, order: m.Prepare) -> m.Fact:
-        answer = await self._live[order.branch].prepare()
+        answer = await self.live[order.branch].prepare()
         if answer.said is Said.YES:
             return m.Prepared(branch=order.branch)
         self._remember(answer)
@@ -130,7 +121,7 @@ class Performer:
         return m.Refused(branch=order.branch, reason=answer.reason)
 
     async def _release(self, order: m.Release) -> m.Fact:
-        answer = await self._live[order.branch].release()
+        answer = await self.live[order.branch].release()
         if answer.said is Said.YES:
             return m.Released(branch=order.branch)
         self._remember(answer)
@@ -138,7 +129,7 @@ class Performer:
 
     async def _decide(self, order: m.Decide) -> m.Fact:
         self._decided_ms = self._world.unix_ms()
-        answer = await self._live[order.branch].decide(self._machine.participants)
+        answer = await self.live[order.branch].decide(self._machine.participants)
         if answer.said is Said.YES:
             return m.DecisionDurable()
         self._remember(answer)
@@ -152,7 +143,7 @@ class Performer:
 
     async def _probe(self, order: m.Probe) -> m.Fact:
         reason = "home is not known"
-        for _ in range(PROBES_MAX if self._home else 0):
+        for _ in range(PROBES_MAX if self.home else 0):
             try:
                 says = self._said = await (self._read_home if self._is_late else self._probe_home)()
             except NodoubtError as error:
@@ -188,7 +179,7 @@ class Performer:
 
     async def _roll_back(self, order: m.RollbackBranch) -> m.Fact:
         branch = order.branch
-        if not order.prepared and branch not in self._live:
+        if not order.prepared and branch not in self.live:
             return m.BranchRolledBack(branch=branch)
         ended = await self._finisher(branch).roll_back(prepared=order.prepared)
         if ended is Ended.OWED:
@@ -196,7 +187,7 @@ class Performer:
         if ended is Ended.APPLIED:
             case = verdict(self._said, NodeSays.APPLIED, Whose.OURS, Age.RIPE)
             # A tombstone that is fresh tells recovery nothing of a branch that is gone; of a live one all is known.
-            if case.action is Action.REPORT or branch in self._live:
+            if case.action is Action.REPORT or branch in self.live:
                 logger.error("%s: branch %s was committed by somebody else", self._machine.gid, branch)
                 return m.BranchStrayed(branch=branch)
         return m.BranchRolledBack(branch=branch)
@@ -207,19 +198,19 @@ class Performer:
         return self._world.unix_ms() - self._decided_ms > self._retention_s * 1000 / 2
 
     async def _probe_home(self) -> HomeSays:
-        return await probe_one(self._home, self._machine.gid)
+        return await probe_one(self.home, self._machine.gid)
 
     async def _read_home(self) -> HomeSays:
         """Without a tombstone, which would tell others that it was aborted."""
-        row = (await self._home.decisions([self._machine.gid])).get(self._machine.gid) if self._home else None
+        row = (await self.home.decisions([self._machine.gid])).get(self._machine.gid) if self.home else None
         return row.says if row else HomeSays.SILENT
 
     async def _home_says(self) -> HomeSays:
         """Read the decision that is known to be committed; a row that was purged had been complete."""
-        if self._home is None:
+        if self.home is None:
             return HomeSays.STRANGER
         try:
-            row = (await self._home.decisions([self._machine.gid])).get(self._machine.gid)
+            row = (await self.home.decisions([self._machine.gid])).get(self._machine.gid)
         except NodoubtError:
             return HomeSays.SILENT
         return row.says if row else HomeSays.COMPLETE
@@ -229,11 +220,16 @@ class Performer:
         self.closing = order
 
     def _finisher(self, branch: int) -> Finisher:
-        return self._live.get(branch) or self.adopted[branch]
+        return self.live.get(branch) or self.adopted[branch]
 
     def _remember(self, answer: Answer) -> None:
         if self.answer is None:
             self.answer = answer
+
+
+def _watched(watch: Watch, machine: Transaction, fact: m.Fact) -> list[m.Order]:
+    watch("fact", machine.gid, fact)
+    return machine.take(fact)
 
 
 async def probe_one(home: Node | None, gid: str) -> HomeSays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ from nodoubt.errors import (
     OutcomeUnknown,
 )
 from nodoubt.nodes.contract import ATOMIC, Branch, Isolation, Node, Terms, may_be_home
-from nodoubt.nodes.world import Alarm
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.ids import BRANCHES_MAX, BranchId
 from nodoubt.protocol.states import ENDED, Phase
@@ -52,7 +52,10 @@ class Work:
         #: Called when the deadline passes while the block is still at work: the shell interrupts it.
         self.interrupt: Callable[[], None] | None = None
         self.expired = False
-        self._is_ending = False
+        #: Neither commit nor rollback was asked for yet.
+        self.is_open = True
+        #: When to call `expire`, by the world's clock.
+        self.deadline_s = engine.world.now() + timeout_s
         self._engine = engine
         self._home = home
         self._timeout_s = timeout_s
@@ -71,17 +74,12 @@ class Work:
             retention_s=engine.settings.retention_s,
         )
         self._doom: NodoubtError | None = None
-        self._alarm: Alarm = engine.world.later(timeout_s, self._expire)
+        self._is_overdue = False
 
     @property
     def outcome(self) -> Outcome:
         """What is known now."""
         return self.machine.outcome
-
-    @property
-    def is_open(self) -> bool:
-        """Whether neither commit nor rollback was asked for yet."""
-        return self.machine.phase is Phase.ACTIVE and not self._is_ending
 
     @property
     def has_written(self) -> bool:
@@ -131,13 +129,14 @@ class Work:
             raise self._not_in_snapshot(name)
         self._read_only[name] = read_only
         try:
-            self.connections[name] = (await self._open(name, read_only=read_only, terms=self.terms)).connection
+            branch = await self._open(name, read_only=read_only, terms=self.terms)
         except NodoubtError as error:
             # A block that swallows this error must not commit half of what it meant to do.
             error.gid = self.gid
             self._doom = self._doom or error
             raise
-        return self.connections[name]
+        connection = self.connections[name] = branch.connection
+        return connection
 
     async def share(self, name: str) -> Any:
         """One more connection to the snapshot of a node, to read from. Raises ConfigError where the node cannot share it."""
@@ -178,15 +177,15 @@ class Work:
         is_home = node.name == self._home and not read_only
         self._performer.note(m.Enlisted(branch=number, node=node.name, read_only=read_only, home=is_home))
         if is_home:
-            self._performer.home_is(node)
+            self._performer.home = node
         return BranchId(domain=self._engine.domain, gid=self.gid, branch=number, home=self._home or node.name)
 
     async def _begin(self, node: Node, branch_id: BranchId, *, read_only: bool, terms: Terms) -> Branch:
-        if self._engine.left.get(node.name):
+        if self._engine.left and self._engine.left.get(node.name):
             await self._engine.catch_up(node)
         is_home = self.machine.home == branch_id.branch
         branch = await node.begin(branch_id, read_only=read_only, is_home=is_home, terms=terms)
-        self._performer.add(branch_id.branch, branch)
+        self._performer.live[branch_id.branch] = branch
         self._branches.append(branch)
         if self.expired:
             branch.fence(self.timed_out())
@@ -213,7 +212,7 @@ class Work:
             return self.outcome
 
     async def _end(self, request: m.CommitRequested | m.AbortRequested) -> Outcome:
-        self._is_ending = True
+        self.is_open = False
         for branch in self._branches:
             branch.fence()
         try:
@@ -235,7 +234,6 @@ class Work:
 
     def _over(self) -> None:
         """Not at work any more: from now on the settler may look at it."""
-        self._alarm.cancel()
         self._engine.live.pop(self.gid, None)
 
     async def _open_home(self) -> None:
@@ -316,8 +314,9 @@ class Work:
             hint="pass a larger timeout to transaction(), or do less in the block",
         )
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
         """The deadline: before the decision the connections become unusable at once (recovery rule 10)."""
+        self.deadline_s = math.inf
         match self.machine.phase:
             case Phase.ACTIVE:
                 self.expired = True
@@ -326,11 +325,12 @@ class Work:
                     branch.fence(self.timed_out())
                 if self.interrupt is not None:
                     self.interrupt()
-            case Phase.PREPARING:
+            case phase if phase is Phase.PREPARING or self._is_overdue:
                 self.sever()
             case phase if phase not in ENDED:
                 # The decision is on its way: nothing is undone, but nobody waits for a dead connection for ever either.
-                self._alarm = self._engine.world.later(PATIENCE_S, self.sever)
+                self._is_overdue = True
+                self.deadline_s = self._engine.world.now() + PATIENCE_S
 
     def sever(self) -> None:
         """Cut every session: each call that waits gets no answer, and the machine goes on from that fact."""

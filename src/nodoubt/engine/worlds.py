@@ -96,7 +96,7 @@ class AsyncWorld(_Clock):
         await asyncio.sleep(seconds)
 
     async def together(self, steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        return await asyncio.gather(*steps)
+        return await asyncio.gather(*steps) if steps else []
 
     async def aside(self, call: Callable[[], T]) -> T:
         return await asyncio.to_thread(call)

@@ -165,6 +165,7 @@ class SQLiteConnection(BranchConnection):
     """What the user holds: attributes that would blind or bypass the guard can be neither called nor set."""
 
     __slots__ = ()
+    _limits = _REFUSED
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _REFUSED:
@@ -238,7 +239,7 @@ class Session:
         # Setting an authorizer also makes statements that were compiled before ask it.
         self._raw.set_authorizer(self._authorize)
 
-        self.connection = SQLiteConnection(self._raw, guard, lambda name, _: _REFUSED.get(name))
+        self.connection = SQLiteConnection(self._raw, guard)
         return self.connection
 
     @contextmanager

@@ -19,8 +19,12 @@ _Connection = asyncpg.Connection
 #: All that asyncpg raises for a connection, the last one where the server's goodbye was read and the end behind it was not yet.
 _ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
 _MINE = "the connection belongs to nodoubt for as long as it is open"
-_REFUSED = dict.fromkeys(("close", "terminate", "reset", "reload_schema_state"), _MINE)
-_LASTING = ("add_listener", "set_type_codec", "set_builtin_type_codec", "add_log_listener", "add_query_logger")
+_LIMITS = {
+    **dict.fromkeys(("close", "terminate", "reset", "reload_schema_state"), _MINE),
+    **dict.fromkeys(
+        ("add_listener", "set_type_codec", "set_builtin_type_codec", "add_log_listener", "add_query_logger"), ""
+    ),
+}
 
 
 class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
@@ -99,13 +103,20 @@ class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
         return True
 
 
+class _UserConnection(BranchConnection):
+    __slots__ = ()
+    _limits = _LIMITS
+
+
 class AsyncpgSession(Session):
     """See :class:`nodoubt.nodes.sql.Session`."""
 
-    __slots__ = ("_outer", "_raw", "_rider", "handle", "token")
+    __slots__ = ("_outer", "_protocol", "_raw", "_rider", "handle", "token")
 
     def __init__(self, raw: GuardedConnection) -> None:
         self._raw = raw
+        #: Past `Connection.execute`, whose loggers and checks are for a user's statements.
+        self._protocol = raw._protocol
         self._rider = raw.rider = Rider(raw._transport, raw._protocol)
         self._outer = Transaction(raw, None, False, False)
         self.token = ""
@@ -121,7 +132,7 @@ class AsyncpgSession(Session):
         if self._rider.waiting:
             sql, self._rider.waiting = f"{self._rider.waiting};{sql}", ""
         try:
-            tag: str = await _Connection.execute(self._raw, sql)
+            tag: str = await self._protocol.query(sql, None)
         except _ERRORS as error:
             raise _explain(error, self._raw) from error
         return tag
@@ -137,7 +148,7 @@ class AsyncpgSession(Session):
         self._raw.guard = guard
         # asyncpg's own nested transactions become savepoints when it believes that it began the outer one.
         self._raw._top_xact = self._outer
-        return BranchConnection(self._raw, guard, _refused)
+        return _UserConnection(self._raw, guard)
 
     def unbind(self) -> None:
         self._raw._top_xact = None
@@ -162,12 +173,6 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-def _refused(name: str, guard: Guard) -> str | None:
-    if name in _LASTING:
-        guard.lasting = True
-    return _REFUSED.get(name)
 
 
 def _explain(error: Exception, raw: GuardedConnection) -> StatementFailed | ConnectionLost:

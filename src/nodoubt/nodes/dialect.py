@@ -178,8 +178,8 @@ class Dialect(Protocol):
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         """Look at versions, settings, privileges, identity."""
 
-    def home_refusal(self, findings: Sequence[Finding]) -> str:
-        """Why the server cannot be home, by its findings; "" if it can."""
+    async def durable(self, session: Session) -> Sequence[Finding]:
+        """Look at the settings on which it depends whether a commit outlives the machine: an error refuses the node as home."""
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         """Create or migrate tables, write identity."""

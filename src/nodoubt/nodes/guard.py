@@ -8,10 +8,10 @@ is dead although the session behind it serves somebody else by then.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from nodoubt.errors import GuardError
 from nodoubt.nodes.statements import Reading, Rules, read
@@ -25,13 +25,13 @@ class Guard(AbstractContextManager["Guard"]):
 
     __slots__ = (
         "_busy",
-        "_closed",
         "_closing",
         "_failed_at",
         "_reading",
         "_savepoints",
         "failure",
         "gid",
+        "is_closed",
         "is_home",
         "lasting",
         "misuse",
@@ -50,7 +50,8 @@ class Guard(AbstractContextManager["Guard"]):
         self._failed_at = 0
         #: Something outlives the transaction in this session: it must not serve anybody else.
         self.lasting = False
-        self._closed = False
+        #: The branch was fenced or is over.
+        self.is_closed = False
         self._closing: BaseException | None = None
         #: Held during a statement. A lock, because two threads may ask at once.
         self._busy = threading.Lock()
@@ -59,18 +60,13 @@ class Guard(AbstractContextManager["Guard"]):
 
     def close(self, error: BaseException | None = None) -> None:
         """From now on every use raises ``error``; by default it says that the transaction is over."""
-        if not self._closed:
-            self._closed = True
+        if not self.is_closed:
+            self.is_closed = True
             self._closing = error
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the branch was fenced or is over."""
-        return self._closed
 
     def check_open(self) -> None:
         """Raise if the branch was fenced or is over."""
-        if self._closed:
+        if self.is_closed:
             raise self._closing or GuardError(
                 f"the transaction is over: its connection to {self.node!r} cannot be used any more", gid=self.gid
             )
@@ -144,33 +140,38 @@ class Guard(AbstractContextManager["Guard"]):
 class BranchConnection:
     """The driver's own connection, for as long as its block lasts. ``isinstance`` sees the driver's class."""
 
-    __slots__ = ("_guard", "_raw", "_refused")
+    __slots__ = ("_guard", "_raw")
+    #: Why an attribute may not be used (``name=``: may not be set); "" for one that may, and leaves something in the session.
+    _limits: ClassVar[Mapping[str, str]] = {}
+    _guard: Guard
+    _raw: Any
 
-    def __init__(self, raw: Any, guard: Guard, refused: Callable[[str, Guard], str | None]) -> None:
-        """``refused`` says why a method of the driver may not be called, or None."""
+    def __init__(self, raw: Any, guard: Guard) -> None:
         put = object.__setattr__
         put(self, "_raw", raw)
         put(self, "_guard", guard)
-        put(self, "_refused", refused)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         return type(self._raw)
 
     def __getattr__(self, name: str) -> Any:
-        self._guard.check_open()
-        why = self._refused(name, self._guard)
-        if why is not None:
-            raise self._guard.refuse(f"{name}()", why)
+        if self._guard.is_closed or name in self._limits:
+            self._check(name, f"{name}()")
         return getattr(self._raw, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._guard.check_open()
-        why = self._refused(f"{name}=", self._guard)
-        if why is not None:
-            raise self._guard.refuse(f"setting {name}", why)
+        self._check(f"{name}=", f"setting {name}")
         self._guard.lasting = True
         setattr(self._raw, name, value)
+
+    def _check(self, name: str, use: str) -> None:
+        self._guard.check_open()
+        why = self._limits.get(name)
+        if why:
+            raise self._guard.refuse(use, why)
+        if why is not None:
+            self._guard.lasting = True
 
     def __repr__(self) -> str:
         return f"<connection of transaction {self._guard.gid} on node {self._guard.node!r}: {self._raw!r}>"

@@ -27,7 +27,7 @@ from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation
 from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
-from nodoubt.nodes.mariadb_inspect import inspect, too_old
+from nodoubt.nodes.mariadb_inspect import durable, inspect, too_old
 from nodoubt.nodes.mariadb_rules import RULES
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
 from nodoubt.protocol.ids import XA_FORMAT, BranchId, gid_unix_ms, parse_xa
@@ -350,8 +350,8 @@ class MariaDB:
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return await inspect(self, session, name, domain)
 
-    def home_refusal(self, findings: Sequence[Finding]) -> str:
-        return "; ".join(f.text for f in findings if f.check == "durable" and f.level == "error")
+    async def durable(self, session: Session) -> Sequence[Finding]:
+        return [await durable(session)]
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         await self.learn(session)

@@ -26,7 +26,7 @@ _IN_TRANSACTION = 1
 
 _ENDS = "leaving the block ends the transaction; tx.rollback() aborts it"
 _MINE = "the connection belongs to nodoubt for as long as it is open"
-_REFUSED = {
+_LIMITS = {
     **dict.fromkeys(("begin", "commit", "rollback", "autocommit"), _ENDS),
     **dict.fromkeys(
         ("close", "ensure_closed", "connect", "_connect", "_execute_command", "kill", "ping"),
@@ -34,8 +34,8 @@ _REFUSED = {
     ),
     # The drivers close a connection that is left as a context.
     **dict.fromkeys(("__enter__", "__exit__", "__aenter__", "__aexit__"), _MINE),
+    **dict.fromkeys(("select_db", "set_charset", "set_character_set"), ""),
 }
-_LASTING = ("select_db", "set_charset", "set_character_set")
 
 #: Errors by which a server says goodbye: shutting down, dropping us, killed, idle for too long (MySQL 3169 and 4031).
 _GOODBYES = {1053, 1077, 1078, 1079, 1080, 1152, 1153, *range(1156, 1162), 1184, 1927, 3169, 4031}
@@ -112,19 +112,11 @@ def refuse_login(error: BaseException, *, from_driver: bool) -> NodoubtError:
     return NodeUnavailable(f"cannot connect: {type(error).__name__}: {error}", hint="is the server running?")
 
 
-def _refused(name: str, guard: Guard) -> str | None:
-    if name in _LASTING:
-        guard.lasting = True
-    return _REFUSED.get(name)
-
-
 class MySQLConnection(BranchConnection):
     """The user's connection. The drivers add ``cursor``, ``query`` and what reads results, which all belong to one branch."""
 
     __slots__ = ()
-
-    def __init__(self, raw: Any, guard: Guard) -> None:
-        super().__init__(raw, guard, _refused)
+    _limits = _LIMITS
 
     def statement(self, sql: str | bytes | bytearray) -> Guard:
         """Ask the guard for one statement of the user."""

@@ -37,7 +37,7 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
         return [Finding(check="version", level="error", text=why, fix="upgrade the server")]
     return [
         Finding(check="version", level="ok", text=version),
-        await _durable(session),
+        await durable(session),
         *await _prepared(dialect, session, domain),
         *await _engines(session),
         identity_finding(await dialect.identity(session), name, domain),
@@ -77,7 +77,8 @@ async def _clock(dialect: MariaDB, session: Session) -> Finding:
     return Finding(check="clock", level="ok", text="agrees with the clock of this machine", fact=float(now_s))
 
 
-async def _durable(session: Session) -> Finding:
+async def durable(session: Session) -> Finding:
+    """Whether a commit outlives the machine."""
     ((flush, log_bin, sync_binlog),) = await session.query(
         "SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog"
     )

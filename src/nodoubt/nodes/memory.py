@@ -157,7 +157,7 @@ class MemorySession(Session):
         return [row for result in await self._send(sql) if isinstance(result, list) for row in result]
 
     def bind(self, guard: Guard) -> BranchConnection:
-        return BranchConnection(MemoryConnection(self, guard), guard, lambda name, guard: None)
+        return BranchConnection(MemoryConnection(self, guard), guard)
 
     def unbind(self) -> None:
         """Nothing is kept for a user."""
@@ -315,8 +315,8 @@ class MemoryDialect:
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return []
 
-    def home_refusal(self, findings: Sequence[Finding]) -> str:
-        return ""
+    async def durable(self, session: Session) -> Sequence[Finding]:
+        return []
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         found = await self._identity(session)

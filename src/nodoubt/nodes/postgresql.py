@@ -18,7 +18,7 @@ from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation
 from nodoubt.nodes.dialect import NodeSettings, Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable
-from nodoubt.nodes.postgresql_inspect import STANDBY, inspect
+from nodoubt.nodes.postgresql_inspect import STANDBY, durable, inspect
 from nodoubt.nodes.postgresql_locks import advisory_locks
 from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
@@ -287,8 +287,8 @@ class PostgreSQL:
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return await inspect(self.identity, session, name, domain)
 
-    def home_refusal(self, findings: Sequence[Finding]) -> str:
-        return "; ".join(f.text for f in findings if f.check == "durable" and f.level == "error")
+    async def durable(self, session: Session) -> Sequence[Finding]:
+        return await durable(session)
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         await session.command(f"BEGIN;SELECT pg_advisory_xact_lock({_INSTALL_LOCK})")

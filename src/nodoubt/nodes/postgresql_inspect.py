@@ -69,7 +69,7 @@ async def inspect(
     identity: Callable[[Session], Awaitable[Identity | None]], session: Session, name: str, domain: str
 ) -> Sequence[Finding]:
     """All findings of one node, also those that are fine. Raises ConnectionLost and StatementFailed."""
-    server = _Server(*(await session.query(_SERVER))[0])
+    server = await _server(session)
     prepared = await session.query(_PREPARED)
     findings = [*_version(server), *_slots(server), *_durable(server)]
     findings += _privileges(server, await session.query(_LACKING), prepared, domain)
@@ -78,6 +78,15 @@ async def inspect(
     # Last, so that whoever compares it with his own clock does so at once.
     ((now,),) = await session.query("SELECT extract(epoch FROM clock_timestamp())::float8")
     return [*findings, Finding(check="clock", level="ok", text="agrees with the clock of this machine", fact=now)]
+
+
+async def durable(session: Session) -> list[Finding]:
+    """Whether a commit outlives the machine."""
+    return list(_durable(await _server(session)))
+
+
+async def _server(session: Session) -> _Server:
+    return _Server(*(await session.query(_SERVER))[0])
 
 
 def _version(server: _Server) -> Iterator[Finding]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import struct
-from contextlib import suppress
 from functools import cache
 
 #: The kinds of the answers to Parse, Bind and Execute, and all three as they come when nothing comes between.
@@ -45,27 +45,25 @@ class Rider(asyncio.Protocol):
         own = transport.get_extra_info("socket")
         self._socket = socket.socket(own.family, own.type, fileno=os.dup(own.fileno()))
         encrypted = transport.get_extra_info("ssl_object") is not None
+        self._unheard = select.poll()
+        self._unheard.register(self._socket, select.POLLIN)
         self._takes_flags = own.family in (socket.AF_INET, socket.AF_INET6) and not encrypted
         transport.set_protocol(self)
 
     def is_idle(self) -> bool:
         """Whether the connection is open with nothing to be read from it: a server that has gone has said so."""
-        try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
+        return not self._unheard.poll(0)
 
     def ride(self) -> None:
         """Send the BEGIN that waits; the driver must send an extended query next."""
         self._sent, self.waiting, self._due = self.waiting, "", _KINDS
         packet, sent = _packet(self._sent), 0
         if self._takes_flags and not self._transport.get_write_buffer_size():
-            # A connection that is broken is the transport's to report.
-            with suppress(OSError):
+            try:
                 sent = self._socket.send(packet, _MORE)
+            except OSError:
+                # A connection that is broken is the transport's to report.
+                sent = 0
         if sent < len(packet):
             self._transport.write(packet[sent:])
 

@@ -34,7 +34,7 @@ _WAIT_S = 0.1
 _MINE = "the connection belongs to nodoubt for as long as it is open"
 _ENDS = "the block ends the transaction by itself: leave it to commit, raise or call tx.rollback() to abort"
 _PLAN = "nodoubt prepares and decides by itself"
-_REFUSED = {
+_LIMITS_BELOW = {
     **dict.fromkeys(("close", "cancel", "cancel_safe", "autocommit=", "set_autocommit"), _MINE),
     **dict.fromkeys(("commit", "rollback", "__enter__", "__aenter__"), _ENDS),
     **dict.fromkeys(
@@ -42,9 +42,12 @@ _REFUSED = {
         _PLAN,
     ),
 }
-#: Cursors made from their class would send statements past the guard.
-_BELOW = dict.fromkeys(("lock", "wait"), "statements go through conn.execute() and conn.cursor()")
-_LASTING = ("add_notice_handler", "add_notify_handler")
+_LIMITS = {
+    **_LIMITS_BELOW,
+    # Cursors made from their class would send statements past the guard.
+    **dict.fromkeys(("lock", "wait"), "statements go through conn.execute() and conn.cursor()"),
+    **dict.fromkeys(("add_notice_handler", "add_notify_handler"), ""),
+}
 
 #: libpq keeps the SQLSTATE of a refused login to itself. A server that words this differently counts as unavailable.
 _WRONG_LOGIN = re.compile(
@@ -58,20 +61,16 @@ _DEALLOCATE_OWN = (
 )
 
 
-def _refused(name: str, guard: Guard) -> str | None:
-    if name in _LASTING:
-        guard.lasting = True
-    return _REFUSED.get(name) or _BELOW.get(name)
-
-
-def _refused_below(name: str, guard: Guard) -> str | None:
-    return _REFUSED.get(name)
+class _UserConnection(BranchConnection):
+    __slots__ = ()
+    _limits = _LIMITS
 
 
 class _CursorConnection(BranchConnection):
     """The connection that cursors, savepoints and pipelines of one branch work on: dead when the branch is over."""
 
     __slots__ = ()
+    _limits = _LIMITS_BELOW
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._guard.check_open()
@@ -274,9 +273,9 @@ class _Session(Session, ABC):
     def bind(self, guard: Guard) -> BranchConnection:
         raw = self._raw
         raw.guard = guard
-        raw.inner = _CursorConnection(raw, guard, _refused_below)
+        raw.inner = _CursorConnection(raw, guard)
         raw._adapters = AdaptersMap(self._adapters) if self._adapters else None
-        return BranchConnection(raw, guard, _refused)
+        return _UserConnection(raw, guard)
 
     def unbind(self) -> None:
         raw = self._raw

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
@@ -78,15 +77,14 @@ class SqlNode:
         session = await self._driver.connect(self._settings)
         try:
             await self.dialect.check_identity(session, self.name, self.domain)
-            self._findings = await self.dialect.inspect(session, self.name, self.domain)
-            refusal = self.dialect.home_refusal(self._findings)
+            self._findings = await self.dialect.durable(session)
         except (ConnectionLost, StatementFailed) as error:
             raise NodeUnavailable(f"node {self.name!r}: {error}") from error
         finally:
             await session.close()
-        if refusal:
-            logger.warning("node %r cannot be home: %s", self.name, refusal)
-            self.home_refusal = refusal
+        self.home_refusal = "; ".join(finding.text for finding in self._findings if finding.level == "error")
+        if self.home_refusal:
+            logger.warning("node %r cannot be home: %s", self.name, self.home_refusal)
 
     async def close(self) -> None:
         await self.pool.close()
@@ -97,7 +95,7 @@ class SqlNode:
         while True:
             session, is_new = self.pool.at_hand() or await self.pool.take()
             if not self.capabilities.detached:
-                branch = replace(branch, session=session.token)
+                branch = branch._replace(session=session.token)
             try:
                 if terms.isolation is not Isolation.ATOMIC or session.tuning:
                     await self._begin_on(session, branch, terms, read_only=read_only)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
 from nodoubt.nodes.contract import YES, Answer, Ended, Said
@@ -140,8 +140,8 @@ class SqlBranch:
         self._leave(clean=True)
         return YES
 
-    async def commit(self) -> Ended:
-        return await self._finish(commit=True)
+    def commit(self) -> Coroutine[Any, Any, Ended]:
+        return self._finish(commit=True)
 
     async def roll_back(self, *, prepared: bool) -> Ended:
         if prepared:

@@ -170,12 +170,16 @@ class Sessions:
 
     async def _stand_in_line(self, session: Session, until: float) -> bool:
         """Wait for the write lock behind the branches of other processes; whether it was to be had in time."""
-        with Line(self._path) as line:
+        with self.line() as line:
             while not (line.may_try() and try_lock(session)):
                 if self._world.now() >= until:
                     return False
                 await self._world.sleep(LOCK_LOOK_S)
         return True
+
+    def line(self) -> Line:
+        """A place in the line of the branches that wait."""
+        return Line(self._path)
 
     def _busy(self, who: str, timeout_s: float) -> Locked:
         return Locked(

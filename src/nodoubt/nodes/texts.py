@@ -27,7 +27,7 @@ def literals(texts: Iterable[str]) -> str:
 
 def participants_json(participants: Mapping[int, str]) -> str:
     """Spell ``{branch: node}``; names hold nothing that needs quoting."""
-    return "{" + ",".join(f'"{branch}":"{node}"' for branch, node in participants.items()) + "}"
+    return "{" + ",".join([f'"{branch}":"{node}"' for branch, node in participants.items()]) + "}"
 
 
 def decision_row(

@@ -6,7 +6,7 @@ Lives here: grammar only. Clock and randomness are handed in.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nodoubt.errors import ConfigError
 
@@ -70,8 +70,7 @@ def check_name(what: str, name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BranchId:
+class BranchId(NamedTuple):
     """Names one branch so that anybody can settle it with nothing but the databases themselves.
 
     ``session`` names the database session that prepared it, where prepared branches stay attached to their session (MariaDB).

@@ -97,18 +97,21 @@ class Transaction:
         phase = PHASES.get((self.phase, kind))
         if phase is None:
             raise InvariantBroken(f"{kind.__name__} cannot happen while {self.phase}", gid=self.gid)
-        _NOTES[kind](self, fact)
+        if (note := _NOTES.get(kind)) is not None:
+            note(self, fact)
+        if not self.reason:
+            self.reason = getattr(fact, "reason", "")
         self.phase = phase
         orders: list[m.Order] = []
-        while (rule := _RULES.get(self.phase)) is not None and (following := rule(self, orders)) is not self.phase:
-            self.phase = following
+        while (rule := _RULES.get(phase)) is not None and (following := rule(self, orders)) is not phase:
+            self.phase = phase = following
         return orders
 
     def _enlisted(self, fact: m.Enlisted) -> None:
-        require(fact.branch == len(self.branches), "a branch was enlisted out of order")
-        require(
-            not fact.home or (self.home is None and not fact.read_only), "a transaction has one home, and it writes"
-        )
+        if fact.branch != len(self.branches):
+            raise InvariantBroken("a branch was enlisted out of order", gid=self.gid)
+        if fact.home and (self.home is not None or fact.read_only):
+            raise InvariantBroken("a transaction has one home, and it writes", gid=self.gid)
         self.branches.append(BranchState.OPEN)
         self.nodes.append(fact.node)
         self.read_only.append(fact.read_only)
@@ -117,19 +120,14 @@ class Transaction:
         elif not fact.read_only:
             self.participants[fact.branch] = fact.node
 
-    def _requested(self, fact: m.CommitRequested | m.AbortRequested) -> None:
-        self._explain(fact)
-
     def _answered(self, fact: m.BranchFact) -> None:
         self._move(fact.branch, fact)
-        self._explain(fact)
 
     def _decided(self, fact: m.DecisionDurable | m.DecisionConflict | m.DecisionFailed | m.DecisionLost) -> None:
         if self.home is None:
             raise InvariantBroken("a decision without home", gid=self.gid)
         self._move(self.home, fact)
         self.fenced = type(fact) is m.DecisionConflict
-        self._explain(fact)
 
     def _found(self, fact: m.FoundCommitted | m.FoundAborted) -> None:
         self.fenced = type(fact) is m.FoundAborted
@@ -137,22 +135,16 @@ class Transaction:
             self._move(self.home, fact)
 
     def _silent(self, fact: m.HomeSilent) -> None:
-        self._explain(fact)
         self.branches = [BranchState.OWED if state in _PROMISED else state for state in self.branches]
 
-    def _explain(self, fact: m.Fact) -> None:
-        if not self.reason:
-            self.reason = getattr(fact, "reason", "")
-
     def _move(self, branch: int, fact: m.Fact) -> None:
-        state = BRANCHES.get((self.branches[branch], type(fact)))
-        if state is None:
-            raise InvariantBroken(
-                f"{type(fact).__name__} cannot happen to a branch that is {self.branches[branch]}", gid=self.gid
-            )
-        if state not in ASKED and self.branches[branch] in ASKED:
+        state = self.branches[branch]
+        following = BRANCHES.get((state, type(fact)))
+        if following is None:
+            raise InvariantBroken(f"{type(fact).__name__} cannot happen to a branch that is {state}", gid=self.gid)
+        if state in ASKED:
             self.asked -= 1
-        self.branches[branch] = state
+        self.branches[branch] = following
 
     def _order(
         self, orders: list[m.Order], order: m.Prepare | m.Release | m.Decide | m.CommitBranch | m.RollbackBranch
@@ -173,11 +165,9 @@ class Transaction:
 
 
 def _preparing(tx: Transaction, orders: list[m.Order]) -> Phase:
-    for number in tx._numbers(BranchState.OPEN):
-        if tx.read_only[number]:
-            tx._order(orders, m.Release(branch=number))
-        elif number != tx.home:
-            tx._order(orders, m.Prepare(branch=number))
+    for number, state in enumerate(tx.branches):
+        if state is BranchState.OPEN and number != tx.home:
+            tx._order(orders, m.Release(branch=number) if tx.read_only[number] else m.Prepare(branch=number))
     if tx.asked:
         return Phase.PREPARING
     if tx.home is None:
@@ -195,8 +185,9 @@ def _probing(tx: Transaction, orders: list[m.Order]) -> Phase:
 
 
 def _committing(tx: Transaction, orders: list[m.Order]) -> Phase:
-    for number in tx._numbers(BranchState.PREPARED):
-        tx._order(orders, m.CommitBranch(branch=number))
+    for number, state in enumerate(tx.branches):
+        if state is BranchState.PREPARED:
+            tx._order(orders, m.CommitBranch(branch=number))
     if tx.asked:
         return Phase.COMMITTING
     # A home that decided alone wrote its row complete at once.
@@ -237,11 +228,9 @@ _RULES: Mapping[Phase, Callable[[Transaction, list[m.Order]], Phase]] = {
     Phase.UNKNOWN: _unknown,
 }
 
-#: What each fact changes in the books, before the rule of its phase is asked.
+#: What a fact changes in the books, before the rule of its phase is asked.
 _NOTES: Mapping[type[m.Fact], Callable[[Transaction, Any], None]] = {
     m.Enlisted: Transaction._enlisted,
-    m.CommitRequested: Transaction._requested,
-    m.AbortRequested: Transaction._requested,
     m.DecisionDurable: Transaction._decided,
     m.DecisionConflict: Transaction._decided,
     m.DecisionFailed: Transaction._decided,

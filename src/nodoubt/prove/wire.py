@@ -64,7 +64,7 @@ class SteppedSession(Session):
         return [(GID,)] if await self.command(sql) == "yes" else []
 
     def bind(self, guard: Guard) -> BranchConnection:
-        return BranchConnection(self, guard, lambda name, guard: None)
+        return BranchConnection(self, guard)
 
     def unbind(self) -> None: ...
 

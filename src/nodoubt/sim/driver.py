@@ -141,7 +141,7 @@ class SimulatedSession(Session):
         return (await self.call(sql))[1]
 
     def bind(self, guard: Guard) -> BranchConnection:
-        return BranchConnection(SimulatedConnection(self, guard), guard, lambda name, guard: None)
+        return BranchConnection(SimulatedConnection(self, guard), guard)
 
     def unbind(self) -> None:
         """Nothing is kept for a user."""

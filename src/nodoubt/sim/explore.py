@@ -8,8 +8,9 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing import get_context
 
 from nodoubt.sim.mutants import switched_on
@@ -30,6 +31,8 @@ class Tally:
     attempts: int = 0
     committed: int = 0
     virtual_s: float = 0.0
+    #: Of the processes that ran them.
+    cpu_s: float = 0.0
     hits: Counter[tuple[str, str]] = field(default_factory=Counter)
     #: seed -> its violations
     failures: dict[int, tuple[str, ...]] = field(default_factory=dict)
@@ -50,6 +53,7 @@ class Tally:
         self.attempts += other.attempts
         self.committed += other.committed
         self.virtual_s += other.virtual_s
+        self.cpu_s += other.cpu_s
         self.hits.update(other.hits)
         self.failures.update(other.failures)
 
@@ -57,17 +61,21 @@ class Tally:
 def batch(first: int, count: int, mutant: str) -> Tally:
     """Run some seeds in this process."""
     tally = Tally()
-    # The worlds that were buried are full of cycles; collecting them all at once is cheaper.
+    began = time.process_time()
+    # A world that was buried is full of cycles. Collected right behind its end, when nothing else is looked at, it costs least.
     gc.disable()
+    gc.freeze()
     try:
         with switched_on(mutant):
             for seed in range(first, first + count):
                 tally.add(run(draw(seed)))
+                gc.collect(0)
                 if len(tally.failures) >= FAILURES_MAX:
                     break
     finally:
+        gc.unfreeze()
         gc.enable()
-        gc.collect()
+    tally.cpu_s = time.process_time() - began
     return tally
 
 
@@ -77,19 +85,32 @@ def explore(
     """Run seeds from ``first`` on, until so many were run or the time is over."""
     began = time.monotonic()
     tally = Tally()
-    batches = _batches(first, runs)
+
+    def wanted() -> Iterator[tuple[int, int]]:
+        for seeds in _batches(first, runs):
+            if time.monotonic() - began >= seconds or len(tally.failures) >= FAILURES_MAX:
+                return
+            yield seeds
+
+    for found in _tallies(wanted(), mutant, jobs):
+        tally.merge(found)
+        progress(tally, time.monotonic() - began)
+    return tally
+
+
+def _tallies(batches: Iterator[tuple[int, int]], mutant: str, jobs: int) -> Iterator[Tally]:
+    if jobs == 1:
+        # Another process would have to start first.
+        for seeds in batches:
+            yield batch(*seeds, mutant)
+        return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running: set[Future[Tally]] = set()
-        while True:
-            over = time.monotonic() - began >= seconds or len(tally.failures) >= FAILURES_MAX
-            while not over and len(running) < 2 * jobs and (next_ := next(batches, None)) is not None:
-                running.add(pool.submit(batch, *next_, mutant))
-            if not running:
-                return tally
+        running = {pool.submit(batch, *seeds, mutant) for seeds in islice(batches, 2 * jobs)}
+        while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                tally.merge(future.result())
-            progress(tally, time.monotonic() - began)
+                yield future.result()
+                running.update(pool.submit(batch, *seeds, mutant) for seeds in islice(batches, 1))
 
 
 def _batches(first: int, runs: int | None) -> Iterator[tuple[int, int]]:

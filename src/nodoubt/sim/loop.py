@@ -7,48 +7,33 @@ in real time, and nothing depends on the order of a set or on an address.
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import heapq
 from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from heapq import heappop, heappush
 from typing import Any
 
 #: A task that was left behind is closed this often: its clean-up may wait, and there is nothing left to wait for.
 CLOSES_MAX = 8
 
 
-class Handle:
-    """A call that is to happen; ``loop`` is the process that makes it, None for the world outside all processes."""
+class Handle(list[Any]):
+    """A call that a process is to make: callback, arguments, context, loop. A list, because making one runs no Python."""
 
-    __slots__ = ("args", "callback", "context", "loop", "moment")
-
-    def __init__(
-        self,
-        moment: float,
-        loop: ProcessLoop | None,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        context: contextvars.Context | None,
-    ) -> None:
-        self.moment = moment
-        self.loop = loop
-        self.callback: Callable[..., object] | None = callback
-        self.args = args
-        self.context = context
+    __slots__ = ()
 
     def cancel(self) -> None:
         """Forget it."""
-        self.callback = None
-        self.args = ()
+        self[0] = None
 
     def cancelled(self) -> bool:
         """Whether it was forgotten."""
-        return self.callback is None
+        return self[0] is None
 
-    def when(self) -> float:
-        """Its virtual time."""
-        return self.moment
+
+#: A call of the world outside all processes, which has no context and no loop.
+WorldCall = tuple[Callable[..., object], tuple[Any, ...], None, None]
 
 
 class Schedule:
@@ -57,67 +42,68 @@ class Schedule:
     def __init__(self) -> None:
         #: Seconds since the world began.
         self.now = 0.0
-        self.steps = 0
+        #: The process that runs; behind a call of the world, the one that ran last.
+        self.running: ProcessLoop | None = None
         #: What happens now, in the order of asking.
         self.ready: deque[Handle] = deque()
-        self._later: list[tuple[float, int, Handle]] = []
+        self._later: list[tuple[float, int, Handle | WorldCall]] = []
         self._order = 0
         #: What callbacks raised: always a bug, of the library or of the simulation.
         self.bugs: list[BaseException] = []
 
-    def at(self, moment: float, callback: Callable[..., object], *args: Any) -> Handle:
+    def at(self, moment: float, callback: Callable[..., object], *args: Any) -> None:
         """Let the world do something at a moment."""
-        handle = Handle(moment, None, callback, args, None)
-        self._order += 1
-        heapq.heappush(self._later, (moment, self._order, handle))
-        return handle
+        self._order = order = self._order + 1
+        heappush(self._later, (moment, order, (callback, args, None, None)))
 
-    def after(self, seconds: float, callback: Callable[..., object], *args: Any) -> Handle:
+    def after(self, seconds: float, callback: Callable[..., object], *args: Any) -> None:
         """Let the world do something later."""
-        return self.at(self.now + seconds, callback, *args)
+        self.at(self.now + seconds, callback, *args)
 
-    def push(self, handle: Handle) -> None:
-        """Put a handle at its moment."""
-        self._order += 1
-        heapq.heappush(self._later, (handle.moment, self._order, handle))
+    def push(self, moment: float, handle: Handle) -> None:
+        """Let a process do something at a moment."""
+        self._order = order = self._order + 1
+        heappush(self._later, (moment, order, handle))
 
     def run(self, until: float, steps_max: int) -> None:
         """Let things happen up to a moment. Raises RuntimeError when that takes more steps than it ever should."""
         ready, later = self.ready, self._later
-        last: ProcessLoop | None = None
-        steps_end = self.steps + steps_max
+        steps = 0
         try:
             while True:
                 if ready:
-                    handle = ready.popleft()
+                    callback, args, context, loop = handle = ready.popleft()
                 elif later and later[0][0] <= until:
-                    moment, _, handle = heapq.heappop(later)
-                    if handle.callback is None:
-                        continue
-                    self.now = max(self.now, moment)
+                    moment, _, handle = heappop(later)  # type: ignore[assignment]
+                    callback, args, context, loop = handle
+                    if callback is not None and moment > self.now:
+                        self.now = moment
                 else:
                     break
-                callback, loop = handle.callback, handle.loop
                 if callback is None:
                     continue
-                self.steps += 1
-                if self.steps > steps_end:
+                steps += 1
+                if steps > steps_max:
                     raise RuntimeError(f"more than {steps_max} steps: the world spins")
                 try:
                     if loop is None:
-                        callback(*handle.args)
+                        callback(*args)
                     elif loop.paused:
                         loop.withheld.append(handle)
                     elif not loop.dead:
-                        if loop is not last:
-                            _set_running_loop(loop._asyncio_loop)
-                            last = loop
-                        handle.context.run(callback, *handle.args)  # type: ignore[union-attr]
+                        if loop is not self.running:
+                            self.enter(loop)
+                        context.run(callback, *args)
                 except Exception as error:
                     self.bugs.append(error)
         finally:
-            _set_running_loop(None)
+            self.enter(None)
         self.now = max(self.now, until)
+
+    def enter(self, loop: ProcessLoop | None) -> None:
+        """From now on it is that process that runs."""
+        self.running = loop
+        _set_running_loop(loop._asyncio_loop if loop is not None else None)
 
 
 class ProcessLoop:
@@ -125,6 +111,7 @@ class ProcessLoop:
 
     def __init__(self, schedule: Schedule, name: str) -> None:
         self.schedule = schedule
+        self._ready = schedule.ready
         self._asyncio_loop: Any = self
         self.name = name
         #: The process that it is, for those who find only its loop.
@@ -147,20 +134,19 @@ class ProcessLoop:
     def resume(self) -> None:
         """Let everything happen that was withheld."""
         self.paused = False
-        for handle in self.withheld:
-            self.schedule.ready.append(handle)
+        self._ready.extend(self.withheld)
         self.withheld.clear()
 
     def bury(self) -> None:
         """After the end of the world: close what never came to its end, so that nothing runs when it is collected."""
         self.kill()
         # Clean-up asks for the running loop, and may make further tasks.
-        _set_running_loop(self._asyncio_loop)
+        self.schedule.enter(self)
         for task in self._tasks:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 _close(task.get_coro())
-        _set_running_loop(None)
+        self.schedule.enter(None)
         self._tasks.clear()
 
     # What asyncio asks of a loop
@@ -174,25 +160,24 @@ class ProcessLoop:
     def is_closed(self) -> bool:
         return self.dead
 
-    def get_debug(self) -> bool:
-        return False
+    #: Never. Asked for every future and task, and so no function of Python.
+    get_debug = staticmethod(bool)
 
-    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Handle:
-        handle = Handle(self.schedule.now, self, callback, args, context or contextvars.copy_context())
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Handle:
+        handle = Handle((callback, args, copy_context() if context is None else context, self))
         if not self.dead:
-            self.schedule.ready.append(handle)
+            self._ready.append(handle)
         return handle
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Handle:
-        return self.call_soon(callback, *args, context=context)
+    call_soon_threadsafe = call_soon
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Handle:
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Handle:
         return self.call_at(self.schedule.now + delay, callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Handle:
-        handle = Handle(when, self, callback, args, context or contextvars.copy_context())
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Handle:
+        handle = Handle((callback, args, copy_context() if context is None else context, self))
         if not self.dead:
-            self.schedule.push(handle)
+            self.schedule.push(when, handle)
         return handle
 
     def create_future(self) -> asyncio.Future[Any]:

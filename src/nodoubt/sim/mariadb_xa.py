@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 from nodoubt.protocol.ids import XA_FORMAT, BranchId
@@ -42,7 +41,7 @@ class MariaDBBranches(Server):
 
     def spell(self, branch: BranchId) -> str:
         mark = hashlib.sha256(f"sim_{self.name}".encode()).hexdigest()[:16]
-        gtrid, bqual = replace(branch, session=f"00000000{mark}").xa()
+        gtrid, bqual = branch._replace(session=f"00000000{mark}").xa()
         return f"'{gtrid}','{bqual}',{XA_FORMAT}"
 
     def reach(self, b: Backend) -> None:

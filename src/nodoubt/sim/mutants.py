@@ -67,7 +67,7 @@ async def _finish(self: SqlNode, session: Any, branch: Any, commit: bool, owner:
 
 
 async def _hasty_decide(self: performer.Performer, order: m.Decide) -> m.Fact:
-    for number, branch in self._live.items():
+    for number, branch in self.live.items():
         if number != order.branch:
             await branch.commit()
     return await performer.Performer._decide(self, order)

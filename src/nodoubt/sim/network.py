@@ -48,7 +48,7 @@ class Line:
         if self.stalled:
             return
         network = self.network
-        fate = network.draw(self, packet)
+        fate = network.draw(self, packet) if network.is_foul else ""
         if fate in ("request lost", "half-open"):
             self._stall(tell_server=fate != "half-open")
             return
@@ -59,7 +59,9 @@ class Line:
         if fate == "late request":
             delay_s += network.long_s()
         self._up_at = max(self._up_at, network.passes_at(self) + delay_s)
-        network.schedule.at(self._up_at, self.server.receive, self.backend, packet)
+        network.schedule.at(self._up_at, self.backend.receive, packet)
+        if not fate:
+            return
         if fate == "reply lost":
             network.schedule.at(self._up_at, self._stall)
         elif fate == "late reply":
@@ -112,7 +114,7 @@ class Line:
             self._tell_server(max(self._up_at, now + within_s * network.random.random()))
 
     def _tell_server(self, moment: float) -> None:
-        self.network.schedule.at(moment, self.server.receive, self.backend, Packet(0, None))
+        self.network.schedule.at(moment, self.backend.receive, Packet(0, None))
 
 
 class Network:
@@ -133,7 +135,6 @@ class Network:
         self._latencies = latencies.random
         #: One way, on a good day.
         self._latency_s = latency_s
-        self.healed = False
         #: Told of every text that is sent, while somebody waits for one.
         self.overhear: Callable[[str, str, str], None] | None = None
         #: (machine, server) -> when packets pass again.
@@ -145,6 +146,8 @@ class Network:
                 total += rates[fate]
                 self._fates.append((total, fate))
         self._any = total
+        #: Something may become of a packet.
+        self.is_foul = total > 0
 
     def latency_s(self) -> float:
         """One packet's way on a good day, with a long tail."""
@@ -157,8 +160,6 @@ class Network:
 
     def draw(self, line: Line, packet: Packet) -> str:
         """What becomes of a packet; "" if nothing does."""
-        if not self._any or self.healed:
-            return ""
         drawn = self.random.random()
         if drawn >= self._any:
             return ""
@@ -172,7 +173,7 @@ class Network:
     def replay(self, server: Server, packet: Packet) -> None:
         """A proxy sends a text once more."""
         if server.up:
-            server.receive(server.accept(None), packet)
+            server.accept(None).receive(packet)
 
     def cut(self, machine: str, server: Server, until: float) -> None:
         """Let nothing pass between two machines for a time."""
@@ -190,5 +191,5 @@ class Network:
 
     def heal(self) -> None:
         """From now on every packet passes, and soon."""
-        self.healed = True
+        self.is_foul = False
         self._cut.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
@@ -29,7 +28,7 @@ from nodoubt.sim.sqlite_node import SimulatedSQLiteNode
 T = TypeVar("T")
 
 #: How often somebody looks who polls.
-LOOK_S = 0.02
+LOOK_S = 0.05
 #: About how long a call aside takes.
 CALL_S = 0.002
 
@@ -129,9 +128,7 @@ class Process:
     def _node(self, name: str, domain: str, settings: NodeSettings) -> Node:
         database = self._databases[name]
         if isinstance(database, SQLiteDatabase):
-            return SimulatedSQLiteNode(
-                database, domain, replace(settings, url=f"sqlite:///{database.path}"), self.world, self.loop
-            )
+            return SimulatedSQLiteNode(database, domain, settings, self.world, self.loop)
         dialect, driver = DIALECTS[database.kind](), self._drivers[name]
         return SqlNode(name, domain, dialect=dialect, driver=driver, world=self.world, settings=settings)
 

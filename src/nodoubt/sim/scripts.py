@@ -250,7 +250,7 @@ class _World(Simulation):
     def time_out(self) -> None:
         process = self.processes[COUNTED]
         for work in list(process.manager.engine.live.values()) if process.is_open else ():
-            work._expire()
+            work.expire()
 
     # Phases
 

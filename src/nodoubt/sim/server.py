@@ -10,8 +10,8 @@ import re
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
-from types import GeneratorType
 from typing import Any, ClassVar
 
 from nodoubt.protocol.ids import BranchId
@@ -21,6 +21,8 @@ from nodoubt.sim.store import Deadlock, LockWait, SqlError, Store, Tables, Txn
 
 #: Seconds since 1970 when a simulated world begins.
 EPOCH_S = 1_800_000_000.0
+#: Texts that are remembered.
+UNDERSTOOD_MAX = 4096
 #: How long a forced write takes on a disk that is well.
 FORCE_S = 0.002
 
@@ -49,7 +51,7 @@ class Disk:
     fails: bool = False
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Packet:
     """What arrives on a connection; ``text`` None means that the other end has hung up."""
 
@@ -88,20 +90,21 @@ class Backend:
         self.watched = False
 
     def receive(self, packet: Packet) -> None:
-        """A packet arrived."""
-        if self.alive:
+        """A packet came over the network."""
+        if self.server.paused:
+            self.server.withheld.append(lambda: self.receive(packet))
+        elif self.running is not None:
             self.queue.append(packet)
-            self._next()
+        elif self.alive:
+            self._begin(packet)
 
-    def _next(self) -> None:
-        while self.alive and self.running is None and self.queue:
-            packet = self.queue.popleft()
-            if packet.text is None:
-                self.end()
-                return
-            self.packet = packet
-            self.running = self.server.carry_out(self, packet)
-            self.go_on(None)
+    def _begin(self, packet: Packet) -> None:
+        if packet.text is None:
+            self.end()
+            return
+        self.packet = packet
+        self.running = self.server.carry_out(self, packet)
+        self.go_on(None)
 
     def go_on(self, value: object, error: SqlError | None = None) -> None:
         """Carry on with the packet until it waits or ends."""
@@ -132,7 +135,8 @@ class Backend:
         self.idle_since = self.server.schedule.now
         if self.txn is not None and not self.watched:
             self.server.watch_idle(self)
-        self._next()
+        if self.queue:
+            self._begin(self.queue.popleft())
 
     def _wait_for(self, wait: Any) -> None:
         token = self.wait = object()
@@ -215,13 +219,6 @@ class Server:
         backend = self.backends[self._numbers] = Backend(self, self._numbers, line)
         return backend
 
-    def receive(self, backend: Backend, packet: Packet) -> None:
-        """A packet came over the network."""
-        if self.paused:
-            self.withheld.append(lambda: backend.receive(packet))
-        else:
-            backend.receive(packet)
-
     def carry_out(self, backend: Backend, packet: Packet) -> Steps:
         """Run a packet's statements; the first error ends it."""
         result = DONE
@@ -235,24 +232,26 @@ class Server:
                 self.refuse(call)
             # What a block sends is one statement, perhaps behind its BEGIN.
             found: Any = call(self, backend, *groups, *packet.values) if index == last else call(self, backend, *groups)
-            tag, rows = (yield from found) if isinstance(found, GeneratorType) else found
+            tag, rows = found if isinstance(found, tuple) else (yield from found)
             result = tag, rows or result[1]
         return result
 
     def _understand(self, text: str) -> Statements:
         known = _UNDERSTOOD.get((self.kind, text))
         if known is None:
-            known = [self._understand_one(statement) for statement in text.split(";")]
-            if not any(groups for _, groups in known):
-                _UNDERSTOOD[self.kind, text] = known
+            if len(_UNDERSTOOD) == UNDERSTOOD_MAX:
+                _UNDERSTOOD.clear()
+            known = _UNDERSTOOD[self.kind, text] = self._read(text)
         return known
 
-    def _understand_one(self, statement: str) -> tuple[Callable[..., Answer | Steps], tuple[str, ...]]:
-        for pattern, call in self.texts.get(statement.split(None, 1)[0], ()):
-            match = pattern.fullmatch(statement)
+    def _read(self, text: str) -> Statements:
+        if ";" in text:
+            return [*chain.from_iterable(map(self._understand, text.split(";")))]
+        for pattern, call in self.texts.get(text.split(None, 1)[0], ()):
+            match = pattern.fullmatch(text)
             if match is not None:
-                return call, match.groups()
-        raise NotImplementedError(f"the simulated {self.kind} does not understand: {statement}")
+                return [(call, match.groups())]
+        raise NotImplementedError(f"the simulated {self.kind} does not understand: {text}")
 
     def refuse(self, call: Callable[..., Any]) -> None:
         """Called before each statement of a session whose transaction has failed. Raises SqlError."""
@@ -360,7 +359,7 @@ class Server:
         raise NotImplementedError
 
 
-#: Texts that are always the same, by the kind of server.
+#: What was understood, by the kind of server: most texts are said again and again.
 _UNDERSTOOD: dict[tuple[str, str], Statements] = {}
 
 

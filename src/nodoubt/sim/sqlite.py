@@ -78,7 +78,7 @@ class SimulatedSQLite:
 
     def bind(self, guard: SQLiteGuard, *, changes: bool) -> BranchConnection:
         self.guard = guard
-        self.connection = BranchConnection(_UserConnection(self), guard, lambda name, guard: None)
+        self.connection = BranchConnection(_UserConnection(self), guard)
         return self.connection
 
     @contextmanager

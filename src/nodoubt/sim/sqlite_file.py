@@ -21,7 +21,7 @@ from nodoubt.sim.store import Record, Store, Tables
 if TYPE_CHECKING:
     from nodoubt.sim.sqlite import SimulatedSQLite
 
-#: There is no such folder outside: what looks for a file in it there, as the line of waiters does, finds nothing.
+#: There is no such folder outside.
 FOLDER = Path("/simulated")
 
 
@@ -37,6 +37,7 @@ class SQLiteDatabase:
         self.observer = observer
         self.store = Store(initial)
         self.path = FOLDER / f"{name}.db"
+        self._journal = self.path.with_name(self.path.name + SUFFIX)
         self.writer: SimulatedSQLite | None = None
         self.sessions: list[SimulatedSQLite] = []
         #: A commit that is in the WAL file, and that nobody sees.
@@ -49,7 +50,7 @@ class SQLiteDatabase:
 
     def in_doubt(self) -> list[str]:
         """The journalled branch that is not in the database, if there is one."""
-        inode = self.machine.files.get(self.path.with_name(self.path.name + SUFFIX))
+        inode = self.machine.files.get(self._journal)
         if inode is None:
             return []
         try:

@@ -7,6 +7,7 @@ from typing import Any
 from nodoubt.journal.files import Journal
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.sqlite import SQLiteNode
+from nodoubt.nodes.sqlite_line import Line
 from nodoubt.nodes.sqlite_sessions import Sessions
 from nodoubt.nodes.world import World
 from nodoubt.sim.loop import ProcessLoop
@@ -25,6 +26,17 @@ class SimulatedSessions(Sessions):
 
     def new(self, *, for_branch: bool = False) -> Any:
         return SimulatedSQLite(self._database, self._loop)
+
+    def line(self) -> Line:
+        return _NoLine(self._database.path)
+
+
+class _NoLine(Line):
+    """The line is not played: everybody is first."""
+
+    def __enter__(self) -> Line:
+        self._first = True
+        return self
 
 
 class SimulatedSQLiteNode(SQLiteNode):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, Literal
 
@@ -44,6 +44,15 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "purge": PURGES,
 }
 _MARKS = [(mark, step) for step, marks in STEPS.items() for mark in marks]
+#: Texts whose meaning is remembered, as most are said again and again.
+TEXTS_MAX = 4096
+
+
+@lru_cache(maxsize=TEXTS_MAX)
+def _step(text: str) -> str:
+    return next((step for mark, step in _MARKS if mark in text), "")
+
+
 #: What a settler may be in the middle of.
 SETTLES = (*STEPS["probe"], *STEPS["finish"])
 
@@ -65,12 +74,13 @@ class Watcher:
     def __call__(self, what: Literal["order", "fact"], gid: str, message: m.Order | m.Fact) -> None:
         name = type(message).__name__
         self._seen[name] += 1
-        loop: Any = asyncio.get_running_loop()
+        loop: Any = self._schedule.running
         point = POINTS.get(name)
         # Of orders that are given together the first is the moment before all of them.
-        at_once, self._last[gid] = what == "fact" or self._last.get(gid) != what, what
-        for strike in self.aimed.pop((name, self._seen[name]), ()):
-            strike(loop.name, gid, at_once)
+        before, self._last[gid] = self._last.get(gid), what
+        if self.aimed:
+            for strike in self.aimed.pop((name, self._seen[name]), ()):
+                strike(loop.name, gid, what == "fact" or before != what)
         if loop.dead:
             raise Died
         if what == "fact":
@@ -86,12 +96,12 @@ class Watcher:
         if work is None:
             return
         name, machine = type(fact).__name__, work.machine
-        self._observer.hit("transition", f"{machine.phase} + {name}")
+        self._observer.hit("transition", _spelled(machine.phase, name))
         number = getattr(fact, "branch", machine.home)
         if number is not None and number < len(machine.branches):
             state = machine.branches[number]
             if (state, type(fact)) in BRANCHES:
-                self._observer.hit("transition of a branch", f"{state} + {name}")
+                self._observer.hit("transition of a branch", _spelled(state, name))
 
     def seen(self, what: str) -> int:
         """How often a message or a step was seen."""
@@ -99,12 +109,17 @@ class Watcher:
 
     def overhear(self, process: str, server: str, text: str) -> None:
         """A process sends a text: a step of settling may be what a fault aims at."""
-        name = next((step for mark, step in _MARKS if mark in text), "")
+        name = _step(text)
         if name:
             self._seen[name] += 1
             for strike in self.aimed.pop((name, self._seen[name]), ()):
                 # Once it was sent.
                 self._schedule.after(0.0, strike, process, server, True)
+
+
+@cache
+def _spelled(state: str, fact: str) -> str:
+    return f"{state} + {fact}"
 
 
 @contextmanager
