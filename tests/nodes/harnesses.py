@@ -238,6 +238,7 @@ class MariaDBHarness(SqlHarness):
     SLEEP = "SELECT SLEEP(0.5)"
     UPSERT = "REPLACE INTO fact VALUES ('{key}', '{value}')"
     HOLD = (
+        "SELECT 1 FROM nodoubt_node WHERE 0",
         "INSERT INTO nodoubt_decision (gid, decision, participants, complete, reason)"
         " VALUES ('{gid}', 'committed', '{{}}', 1, '')",
     )

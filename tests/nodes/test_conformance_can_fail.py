@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nodoubt.nodes.contract import Answer, Ended, Listing, Node, PreparedBranch, Said
-from nodoubt.nodes.dialect import NodeSettings, Session
+from nodoubt.nodes.contract import Answer, Ended, Listing, PreparedBranch, Said
+from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.memory import MemoryDialect, MemoryNode
 from nodoubt.nodes.memory_database import MemoryDatabase
@@ -16,33 +16,8 @@ from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from nodoubt.nodes.sql_branch import SqlBranch
 from nodoubt.protocol.ids import BranchId, parse_text
 from nodoubt.protocol.verdicts import HomeSays
-from nodoubt.testing.conformance import NodeConformance, clauses
-from nodoubt.testing.conformance.harness import DOMAIN
-from tests.nodes.harnesses import MemoryHarness
-
-
-class Mutant(MemoryHarness):
-    """The harness of a broken node; subclasses say which part is broken."""
-
-    dialect_class: type[MemoryDialect] = MemoryDialect
-    node_class: type[MemoryNode] = MemoryNode
-    branch_class: type[SqlBranch] = SqlBranch
-
-    def dialect(self) -> MemoryDialect:
-        return self.dialect_class()
-
-    def node(self, name: str = "here", domain: str = DOMAIN, **settings: Any) -> Node:
-        node_settings = NodeSettings(**{"url": "", "acquire_timeout_s": 0.2, "lock_timeout_s": 0.2, **settings})
-        node = self.node_class(name, domain, node_settings, self.world, self.database, self.dialect())
-        begin, branch_class = node.begin, self.branch_class
-
-        async def begin_broken(branch: BranchId, *, read_only: bool, is_home: bool) -> SqlBranch:
-            made = await begin(branch, read_only=read_only, is_home=is_home)
-            made.__class__ = branch_class
-            return made
-
-        node.begin = begin_broken  # type: ignore[method-assign]
-        return node
+from nodoubt.testing.conformance import clauses
+from tests.nodes.mutants import Mutant, why_broken
 
 
 class YesWithoutKeeping(Mutant):
@@ -278,15 +253,6 @@ MUTANTS: Mapping[type[Mutant], str] = {
     AnyDatabaseWillDo: "test_another_node_is_refused",
     CrashLosesPrepared: "test_yes_survives",
 }
-
-
-def why_broken(clause: str, harness: MemoryHarness) -> Exception | None:
-    """Run one clause on a database of its own; what it complains of."""
-    try:
-        getattr(NodeConformance(), clause)(harness)
-    except Exception as complaint:
-        return complaint
-    return None
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)

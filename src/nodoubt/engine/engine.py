@@ -12,6 +12,7 @@ from functools import partial
 from typing import Unpack
 
 from nodoubt.engine.deadlines import Deadlines
+from nodoubt.engine.instant import Openings
 from nodoubt.engine.performer import Watch
 from nodoubt.engine.request import PLAIN, Wishes, request
 from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
@@ -65,6 +66,7 @@ class Engine:
         #: Called when something was handed over: the background settler should not wait for its next round.
         self.nudge: Callable[[], None] = lambda: None
         self._deadlines = Deadlines(world, self.live)
+        self.openings = Openings(self.nodes, world)
         self._settler = Settler(self.nodes, world, self.live.__contains__, self.watch)
         self._owed: set[str] = set()
         #: gid -> home, of transactions whose end home did not tell.

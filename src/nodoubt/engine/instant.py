@@ -6,7 +6,9 @@ The order of the steps is the proof; ``docs/decisions/gate.md`` has it in words.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nodoubt.engine.settle import BATCH
@@ -25,32 +27,91 @@ GATE_WAIT_S = 2.0
 LOOK_S = 0.002
 OWNERS_S = 0.1
 
-#: Opens one branch.
-Begin = Callable[[], Coroutine[Any, Any, None]]
+#: A step of an opening: opens a branch, or lets it take its snapshot.
+Step = Callable[[], Coroutine[Any, Any, object]]
+
+
+@dataclass(slots=True, eq=False)
+class _Opener:
+    """Somebody who waits for an instant."""
+
+    #: Writing branches on nodes that one writer has to himself: they are opened as gates are closed.
+    locks: Mapping[str, Step]
+    #: Take the snapshots of the branches that are open already -> their nodes.
+    looks: Sequence[tuple[str, Step]]
+    is_through: bool = False
+    error: NodoubtError | None = None
+
+    @property
+    def shown(self) -> set[str]:
+        return {*self.locks, *(name for name, _ in self.looks)}
+
+
+class Openings:
+    """The openings of a manager, one after another; all who wait share the next one."""
+
+    def __init__(self, nodes: Mapping[str, Node], world: World) -> None:
+        self._nodes = nodes
+        self._world = world
+        self._turns = world.turns(1)
+        self._waiting: list[_Opener] = []
+
+    async def open(self, locks: Mapping[str, Step], looks: Sequence[tuple[str, Step]], wait_s: float) -> None:
+        """Take snapshots at one instant. Raises NodeUnavailable; what was opened then shows no instant.
+
+        All connections must be there already: with the gates closed, those who have them do not give them back.
+        """
+        opener = _Opener(locks, looks)
+        self._waiting.append(opener)
+        try:
+            if not await self._turns.take(wait_s):
+                raise NodeUnavailable(f"other snapshots were being opened for {wait_s:g} s")
+            try:
+                if not opener.is_through:
+                    await self._open_next(opener)
+            finally:
+                self._turns.give_back()
+        finally:
+            self._waiting.remove(opener)
+        if opener.error is not None:
+            # Each of them has a transaction of its own to name.
+            raise copy(opener.error) from opener.error
+
+    async def _open_next(self, first: _Opener) -> None:
+        """Open for somebody and, unless he locks nodes, for all others who wait and lock none."""
+        batch = [first]
+        if not first.locks:
+            batch = [opener for opener in self._waiting if not (opener.locks or opener.is_through)]
+        error: NodoubtError | None = None
+        try:
+            await Instant(self._nodes, self._world).open(first.locks, batch)
+        except NodoubtError as found:
+            error = found
+        for opener in batch:
+            opener.is_through, opener.error = True, error
 
 
 class Instant:
-    """The gates of all homes, and what is to be opened while they are closed."""
+    """The gates of all homes, and what is done while they are closed."""
 
     def __init__(self, nodes: Mapping[str, Node], world: World) -> None:
         self._nodes = nodes
         self._world = world
         self._gates: dict[str, Gate] = {}
 
-    async def open(self, writing: Mapping[str, Begin], reading: Mapping[str, Begin]) -> None:
-        """Open the branches of some nodes, at one instant. Raises NodeUnavailable; what was opened then shows no instant."""
-        servers = {**writing, **reading}
+    async def open(self, locks: Mapping[str, Step], openers: Sequence[_Opener]) -> None:
+        """Take all snapshots. Raises NodeUnavailable."""
         is_left = True
         try:
             # One after another, all openers in the same order: a gate that others wait at is not shared with who comes later.
             # First of all the locks that a whole transaction may keep, while nobody else has to wait.
             for name in sorted(self._nodes, key=lambda name: (self._nodes[name].capabilities.concurrent, name)):
-                if name in writing and not self._nodes[name].capabilities.concurrent:
-                    await servers.pop(name)()
+                if name in locks:
+                    await locks[name]()
                 elif may_be_home(self._nodes[name]):
                     self._gates[name] = await self._closed(name)
-            await self._finish_decided({*writing, *reading})
-            await self._all(begin() for begin in servers.values())
+            await self._finish_decided({name for opener in openers for name in opener.shown})
+            await self._all(look() for opener in openers for _, look in opener.looks)
             is_left = False
         finally:
             await self._reopen(is_left=is_left)
@@ -110,7 +171,9 @@ class Instant:
         return {branch: name for branch, name in found.items() if branch.gid in committed}
 
     async def _listed(self, name: str) -> tuple[str, list[BranchId]]:
-        return name, [branch.id for branch in (await self._nodes[name].prepared()).ours]
+        gate = self._gates.get(name)
+        listing = await (gate.prepared() if gate is not None else self._nodes[name].prepared())
+        return name, [branch.id for branch in listing.ours]
 
     async def _committed(self, home: str, gids: list[str]) -> set[str]:
         gate = self._gates.get(home)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nodoubt.engine.instant import Begin, Instant
+from nodoubt.engine.instant import Step
 from nodoubt.engine.performer import Performer
 from nodoubt.engine.request import PLAIN, Request, check
 from nodoubt.errors import (
@@ -101,14 +101,20 @@ class Work:
 
         Raises NodeUnavailable, after which nothing is left open.
         """
-        writing = {name: self._opener(name, read_only=False) for name in self._request.writes}
-        reading = {name: self._opener(name, read_only=True) for name in self._request.reads}
+        is_snapshot = self.terms.isolation is Isolation.SNAPSHOT
+        openers = {name: self._opener(name, read_only=False) for name in self._request.writes}
+        openers |= {name: self._opener(name, read_only=True) for name in self._request.reads}
+        # Where a writer has the node to himself, its lock is part of the instant; it cannot be waited for before.
+        late = [
+            name for name in self._request.writes if is_snapshot and not self._engine.node(name).capabilities.concurrent
+        ]
+        locks = {name: openers.pop(name) for name in late}
         try:
-            if self.terms.isolation is Isolation.SNAPSHOT:
-                await Instant(self._engine.nodes, self._engine.world).open(writing, reading)
-            else:
-                for _, begin in sorted({**writing, **reading}.items()):
-                    await begin()
+            for _, begin in sorted(openers.items()):
+                await begin()
+            if is_snapshot:
+                looks = [(name, self._by_name[name].take_snapshot) for name in openers]
+                await self._engine.openings.open(locks, looks, self._timeout_s)
         except BaseException as error:
             await self.roll_back(f"{type(error).__name__}: {error}")
             if isinstance(error, NodoubtError):
@@ -147,9 +153,11 @@ class Work:
         if not node.capabilities.shares_snapshots:
             raise ConfigError(f"node {name!r} cannot show one snapshot to several connections", gid=self.gid)
         terms = replace(self.terms, export=await shown.export())
-        return (await self._begin(node, self._enlist(node, read_only=True), read_only=True, terms=terms)).connection
+        branch = await self._begin(node, self._enlist(node, read_only=True), read_only=True, terms=terms)
+        await branch.take_snapshot()
+        return branch.connection
 
-    def _opener(self, name: str, *, read_only: bool) -> Begin:
+    def _opener(self, name: str, *, read_only: bool) -> Step:
         """Enlist a node; returns what opens its branch."""
         node = self._engine.node(name)
         branch_id = self._enlist(node, read_only=read_only)

@@ -17,9 +17,10 @@ what a database said or failed to say; it raises only for bugs.
 **Evidence.** A branch that is prepared carries a row ``(gid, branch)`` in its own database, so that after it is gone its
 end can be told from inside that database. A decision row at home binds all branches, and its unique key is the only arbiter.
 
-**Isolation.** ``Node.begin`` is told the terms of the branch. A *snapshot* branch has taken its snapshot when ``begin``
-returns. A *serializable* one keeps what it read as it was read, until the step that ends it. ``Node.close_gate`` keeps home
-from deciding: snapshots of several nodes that are opened while the gates of all homes are closed show one instant.
+**Isolation.** ``Node.begin`` is told the terms of the branch. A *snapshot* branch has its connection when ``begin``
+returns, and sees nothing before ``Branch.take_snapshot``. A *serializable* one keeps what it read as it was read, until the
+step that ends it. ``Node.close_gate`` keeps home from deciding: snapshots of several nodes that are taken while the gates of
+all homes are closed show one instant.
 
 **Recovery calls** come from any process at any time, also for branches of processes long dead.
 
@@ -209,6 +210,12 @@ class Branch(Protocol):
     async def roll_back(self, *, prepared: bool) -> Ended:
         """Undo the branch; if it cannot be prepared the answer is always ``DONE``."""
 
+    async def take_snapshot(self) -> None:
+        """See from now on what is committed now. Called once, behind ``begin`` on such terms. Raises NodeUnavailable.
+
+        Where an open branch that may write is the gate, there is nothing to do for one.
+        """
+
     async def export(self) -> str:
         """What opens the snapshot of this branch for another one, while this one is open. Raises NodeUnavailable.
 
@@ -218,6 +225,9 @@ class Branch(Protocol):
 
 class Gate(Protocol):
     """Home's gate, closed. A gate whose holder is gone opens by itself, at the latest after :data:`GATE_S_MAX`."""
+
+    async def prepared(self) -> Listing:
+        """As the node's, without having to wait for a connection that somebody else may have. Raises NodeUnavailable."""
 
     async def committed(self, gids: Sequence[str]) -> set[str]:
         """Those that are decided to commit, forced to disk. Raises NodeUnavailable."""

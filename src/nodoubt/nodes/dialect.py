@@ -92,7 +92,10 @@ class Dialect(Protocol):
         """Open a branch."""
 
     def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
-        """Open a branch on terms: afterwards its snapshot or its locks are taken. Changes back what outlasted other terms."""
+        """Open a branch on terms: afterwards its locks are taken. Changes back what outlasted other terms."""
+
+    def look(self, terms: Terms) -> str:
+        """Take the snapshot of a branch that was opened on such terms."""
 
     async def export(self, session: Session) -> str:
         """Export the snapshot of the open branch; asked only where ``shares_snapshots`` is declared."""

@@ -135,12 +135,11 @@ class MariaDB:
 
     def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
         known = isolated.tunable(self.snapshot_isolation)
-        begin = isolated.tune(session, terms, known, read_only=read_only) + self.begin(branch, read_only=read_only)
-        if terms.isolation is not Isolation.SNAPSHOT:
-            return begin
-        if read_only:
-            return f"{begin} WITH CONSISTENT SNAPSHOT"
-        return f"{begin};SELECT 1 FROM {self._schema}nodoubt_branch WHERE gid = ''"
+        return isolated.tune(session, terms, known, read_only=read_only) + self.begin(branch, read_only=read_only)
+
+    def look(self, terms: Terms) -> str:
+        # The first consistent read takes the snapshot, of an XA transaction as well.
+        return f"SELECT 1 FROM {self._schema}nodoubt_branch WHERE gid = ''"
 
     async def export(self, session: Session) -> str:
         raise StatementFailed("", "the server cannot share a snapshot")

@@ -200,7 +200,10 @@ class MemoryDialect:
         atomic = self.begin(branch, read_only=read_only)
         if terms.isolation is Isolation.ATOMIC:
             return atomic
-        return f"{atomic} {terms.isolation} {terms.lock_wait_s!r} {terms.export}".rstrip()
+        return f"{atomic} {terms.isolation} {terms.lock_wait_s!r}"
+
+    def look(self, terms: Terms) -> str:
+        return f"look {terms.export}".rstrip()
 
     async def export(self, session: Session) -> str:
         return await session.command("export")

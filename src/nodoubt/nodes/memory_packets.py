@@ -22,14 +22,9 @@ def _row(database: MemoryDatabase, decision: str, participants: str, *, complete
     return [decision, participants, complete, database.clock(), reason]
 
 
-def _begin(_: MemoryDatabase, mode: str, level: str = "", lock_wait_s: str = "0", export: str = "") -> Steps:
+def _begin(_: MemoryDatabase, mode: str, level: str = "", lock_wait_s: str = "0") -> Steps:
     begin = ("begin", mode == "read-only", float(lock_wait_s))
-    match level:
-        case Isolation.SNAPSHOT:
-            return begin, ("share", int(export)) if export else ("snapshot",)
-        case Isolation.SERIALIZABLE:
-            return begin, ("lock_reads",)
-    return (begin,)
+    return (begin, ("lock_reads",)) if level == Isolation.SERIALIZABLE else (begin,)
 
 
 def _prepare(database: MemoryDatabase, name: str) -> Steps:
@@ -105,6 +100,7 @@ def _replace(
 #: name of a text -> the steps that its words stand for.
 PACKETS: Mapping[str, Callable[..., Steps]] = {
     "begin": _begin,
+    "look": lambda _, *export: (("share", int(*export)) if export else ("snapshot",),),
     "export": lambda _: (("export",),),
     "close-gate": lambda _, wait_s, idle_s: (("begin", True, float(wait_s)), ("freeze", DECISION, float(idle_s))),
     "reopen-gate": lambda _: (("commit",),),

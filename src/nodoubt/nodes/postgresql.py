@@ -119,13 +119,14 @@ class PostgreSQL:
         if terms.isolation is Isolation.ATOMIC:
             return self.begin(branch, read_only=read_only)
         mode = " READ ONLY" if read_only else ""
-        limit = f"SET LOCAL lock_timeout = {_ms(terms.lock_wait_s)};" if terms.lock_wait_s > 0 else ""
         if terms.isolation is Isolation.SNAPSHOT:
-            # The first query takes the snapshot (13.2.2 "Repeatable Read Isolation Level").
-            first = f"SET TRANSACTION SNAPSHOT {literal(terms.export)}" if terms.export else "SELECT 1"
-            return f"BEGIN ISOLATION LEVEL REPEATABLE READ{mode};{limit}{first}"
+            return f"BEGIN ISOLATION LEVEL REPEATABLE READ{mode}"
         # Each statement of the block has a snapshot of its own, from after all locks were taken.
-        return f"BEGIN ISOLATION LEVEL READ COMMITTED{mode};{limit}{advisory_locks(branch.domain, terms.keys)}"
+        return f"BEGIN ISOLATION LEVEL READ COMMITTED{mode};{_limit(terms)}{advisory_locks(branch.domain, terms.keys)}"
+
+    def look(self, terms: Terms) -> str:
+        # The first query takes the snapshot (13.2.2 "Repeatable Read Isolation Level"); a SET is none.
+        return _limit(terms) + (f"SET TRANSACTION SNAPSHOT {literal(terms.export)}" if terms.export else "SELECT 1")
 
     async def export(self, session: Session) -> str:
         ((export,),) = await session.query("SELECT pg_export_snapshot()")
@@ -317,6 +318,10 @@ class PostgreSQL:
 
 def _steps_from(version: int) -> str:
     return "".join(MIGRATIONS[step] for step in range(version + 1, SCHEMA_VERSION + 1))
+
+
+def _limit(terms: Terms) -> str:
+    return f"SET LOCAL lock_timeout = {_ms(terms.lock_wait_s)};" if terms.lock_wait_s > 0 else ""
 
 
 def _ms(seconds: float) -> int:

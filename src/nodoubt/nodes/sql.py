@@ -97,25 +97,26 @@ class SqlNode:
             if not self.capabilities.detached:
                 branch = branch._replace(session=session.token)
             try:
-                if terms.isolation is not Isolation.ATOMIC or session.tuning:
-                    await self._begin_on(session, branch, terms, read_only=read_only)
-                elif not session.begin_later(text := self.dialect.begin(branch, read_only=read_only)):
+                if terms.isolation is Isolation.ATOMIC and not session.tuning:
+                    text = self.dialect.begin(branch, read_only=read_only)
+                else:
+                    text = self.dialect.begin_on(session, branch, read_only=read_only, terms=terms)
+                if terms.isolation is Isolation.SERIALIZABLE:
+                    # It waits for its locks here.
+                    limit_s = self._settings.connect_timeout_s + terms.lock_wait_s * (1 + len(terms.keys))
+                    await self.within(limit_s, session, text)
+                elif not session.begin_later(text):
                     await self._begin_now(session, text, needs_alarm=is_home or not self._world.interrupts)
-                return SqlBranch(self, session, branch, is_home=is_home)
+                return SqlBranch(self, session, branch, is_home=is_home, terms=terms)
             except BaseException as error:
                 self._give_up(self.pool, session, error, f"begin{_awaited(terms)}", is_new=is_new)
 
     async def _begin_now(self, session: Session, text: str, *, needs_alarm: bool) -> None:
         """The deadline cannot cut a session that is not its branch's yet, and home may be opened when nobody interrupts."""
         if needs_alarm:
-            await self._within(self._settings.connect_timeout_s, session, text)
+            await self.within(self._settings.connect_timeout_s, session, text)
         else:
             await session.command(text)
-
-    async def _begin_on(self, session: Session, branch: BranchId, terms: Terms, *, read_only: bool) -> None:
-        text = self.dialect.begin_on(session, branch, read_only=read_only, terms=terms)
-        waits_s = terms.lock_wait_s * (1 + len(terms.keys))
-        await self._within(self._settings.connect_timeout_s + waits_s, session, text)
 
     def _give_up(self, pool: Pool[Session], session: Session, error: BaseException, what: str, *, is_new: bool) -> None:
         """Part with a session that did not do the first thing it was told; returns only where another one may do it."""
@@ -131,7 +132,14 @@ class SqlNode:
         # The server was restarted: what idles in the pool is as dead as this one.
         pool.forget_idle()
 
-    async def _within(self, limit_s: float, session: Session, text: str) -> None:
+    async def look(self, session: Session, terms: Terms) -> None:
+        """Take a branch's snapshot. Raises NodeUnavailable."""
+        try:
+            await self.within(self._settings.connect_timeout_s, session, self.dialect.look(terms))
+        except (ConnectionLost, StatementFailed) as error:
+            raise NodeUnavailable(f"node {self.name!r} showed no snapshot: {error}") from error
+
+    async def within(self, limit_s: float, session: Session, text: str) -> None:
         """Send a text, and cut the session off if it takes too long."""
         alarm = self._world.later(limit_s, session.abandon)
         try:
@@ -148,7 +156,7 @@ class SqlNode:
             session, is_new = await self._gates.take()
             text = self.dialect.close_gate(wait_s, GATE_S_MAX)
             try:
-                await self._within(self._settings.connect_timeout_s + 2 * wait_s, session, text)
+                await self.within(self._settings.connect_timeout_s + 2 * wait_s, session, text)
                 return SqlGate(self, session)
             except BaseException as error:
                 self._give_up(self._gates, session, error, f"close its gate within {wait_s:g} s", is_new=is_new)
@@ -156,7 +164,7 @@ class SqlNode:
     async def reopen_gate(self, session: Session) -> None:
         """Let decisions through again: as :meth:`nodoubt.nodes.contract.Gate.reopen`."""
         try:
-            await self._within(REOPEN_S_MAX, session, self.dialect.reopen_gate())
+            await self.within(REOPEN_S_MAX, session, self.dialect.reopen_gate())
         except BaseException as error:
             self._give_up(self._gates, session, error, "open a gate that was closed all the time", is_new=True)
         self._gates.give_back(session)
@@ -164,27 +172,35 @@ class SqlNode:
     async def committed(self, gids: Sequence[str]) -> set[str]:
         """Those that are decided to commit, as they are found from behind a closed gate. Raises NodeUnavailable."""
         rows: Sequence[Row] = await self._serve(
-            "show decisions", lambda session: session.query(self.dialect.committed(gids))
+            "show decisions", lambda session: session.query(self.dialect.committed(gids)), self._gates
         )
         return {gid for (gid,) in rows}
 
-    async def _serve(self, what: str, step: Callable[[Session], Any]) -> Any:
+    async def listed(self) -> Listing:
+        """As :meth:`prepared`, on a session that no settling can have taken. Raises NodeUnavailable."""
+        listing: Listing = await self._serve(
+            "list prepared branches", lambda session: self.dialect.prepared(session, self.domain), self._gates
+        )
+        return listing
+
+    async def _serve(self, what: str, step: Callable[[Session], Any], pool: Pool[Session] | None = None) -> Any:
         """Run a recovery step on a session of its own pool; anything but success discards the session."""
-        session, _ = await self._service.take()
+        pool = pool or self._service
+        session, _ = await pool.take()
         # A server that accepts and never answers must not stop the settler (recovery rule 4).
         alarm = self._world.later(SERVICE_S_MAX, session.abandon)
         try:
             result = await step(session)
         except (ConnectionLost, StatementFailed) as error:
-            self._service.discard(session)
-            self._service.forget_idle()
+            pool.discard(session)
+            pool.forget_idle()
             raise NodeUnavailable(f"node {self.name!r} could not {what}: {error}") from error
         except BaseException:
-            self._service.discard(session)
+            pool.discard(session)
             raise
         finally:
             alarm.cancel()
-        self._service.give_back(session)
+        pool.give_back(session)
         return result
 
     async def prepared(self) -> Listing:

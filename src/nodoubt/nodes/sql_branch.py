@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
-from nodoubt.nodes.contract import YES, Answer, Ended, Said
+from nodoubt.nodes.contract import ATOMIC, YES, Answer, Ended, Said, Terms
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard, shorten
@@ -23,10 +23,13 @@ logger = logging.getLogger("nodoubt")
 class SqlBranch:
     """A branch on a database server: see :class:`nodoubt.nodes.contract.Branch`."""
 
-    __slots__ = ("_guard", "_id", "_lock", "_node", "_session", "connection")
+    __slots__ = ("_guard", "_id", "_lock", "_node", "_session", "_terms", "connection")
 
-    def __init__(self, node: SqlNode, session: Session, branch: BranchId, *, is_home: bool) -> None:
+    def __init__(
+        self, node: SqlNode, session: Session, branch: BranchId, *, is_home: bool, terms: Terms = ATOMIC
+    ) -> None:
         self._node = node
+        self._terms = terms
         self._session: Session | None = session
         #: A deadline may cut the session off from another thread, but not once somebody else has it.
         self._lock = threading.Lock()
@@ -163,6 +166,11 @@ class SqlBranch:
                 logger.info("node %r: %s; trying on another session", self._node.name, error)
         # The old session may be half-open, with a PREPARE still on its way: it must be over before "absent" counts.
         return await self._node.finish(self._id, commit=commit, owner=self._leave(clean=False))
+
+    async def take_snapshot(self) -> None:
+        if self._session is None:
+            raise NodeUnavailable(f"the session on node {self._node.name!r} is gone")
+        await self._node.look(self._session, self._terms)
 
     async def export(self) -> str:
         session, node = self._session, self._node

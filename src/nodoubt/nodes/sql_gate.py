@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nodoubt.errors import NodeUnavailable
+from nodoubt.nodes.contract import Listing
 from nodoubt.nodes.dialect import Session
 
 if TYPE_CHECKING:
     from nodoubt.nodes.sql import SqlNode
 
-#: Gates that one process keeps closed, or waits for, on one node at once.
+#: Connections for gates, and for what is asked behind them, of one process to one node.
 GATES_MAX = 4
 #: How long the server has to say that the gate was closed all the time.
 REOPEN_S_MAX = 2.0
@@ -23,6 +24,9 @@ class SqlGate:
     def __init__(self, node: SqlNode, session: Session) -> None:
         self._node = node
         self._session: Session | None = session
+
+    async def prepared(self) -> Listing:
+        return await self._node.listed()
 
     async def committed(self, gids: Sequence[str]) -> set[str]:
         return await self._node.committed(gids)

@@ -161,9 +161,6 @@ class SQLiteNode:
                     session.command("PRAGMA query_only = ON")
                 if not session.in_transaction:
                     session.command("BEGIN")
-                    if terms.isolation is Isolation.SNAPSHOT:
-                        # BEGIN alone takes no snapshot: the first look does.
-                        tables.has_evidence(session, branch.gid, branch.branch)
                 return self._branch(session, branch, is_home=is_home or read_only, changes=not (is_home or read_only))
         except BaseException:
             session.close()
@@ -171,7 +168,7 @@ class SQLiteNode:
 
     async def close_gate(self, wait_s: float) -> SQLiteGate:
         self._require_open()
-        return SQLiteGate(self.world, self.sessions, await self._locked("", wait_s))
+        return SQLiteGate(self, await self._locked("", wait_s))
 
     def _require_open(self) -> None:
         if self.sessions.closed:

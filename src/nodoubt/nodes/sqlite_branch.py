@@ -21,6 +21,7 @@ from nodoubt.nodes.contract import YES, Answer, Ended, Said
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import shorten
 from nodoubt.nodes.sqlite_guard import SQLiteGuard
+from nodoubt.nodes.sqlite_sessions import Sessions
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId
 
@@ -40,6 +41,7 @@ class Host(Protocol):
     world: World
     journal: Journal
     keys: tables.Keys | None
+    sessions: Sessions
 
     async def finish(self, branch: BranchId, *, commit: bool) -> Ended:
         """See the contract."""
@@ -103,6 +105,11 @@ class SQLiteBranch:
         if await self._node.world.aside(self._break_promise):
             return Ended.DONE
         return await self._node.finish(self._id, commit=False)
+
+    async def take_snapshot(self) -> None:
+        # BEGIN alone takes no snapshot: the first look does. Who holds the write lock sees the last state in any case.
+        with self._node.sessions.explained("show a snapshot"):
+            tables.has_evidence(self._session, self._id.gid, self._id.branch)
 
     async def export(self) -> str:
         raise NodeUnavailable(f"node {self._node.name!r}: SQLite shares no snapshots", retryable=False)

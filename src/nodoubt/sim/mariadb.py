@@ -220,7 +220,10 @@ class MariaDBServer(MariaDBBranches):
         (r"COMMIT", MariaDBBranches.commit),
         (r"ROLLBACK", MariaDBBranches.roll_back),
         (r"INSERT INTO \S*nodoubt_branch VALUES \('(.*)',\s*(\d+)\)", _evidence),
-        (r"INSERT INTO \S*nodoubt_decision \(gid, .* VALUES \('(.*)','committed','(.*)',([01]),IFNULL\(.*\)\)", _decide),
+        (
+            r"INSERT INTO \S*nodoubt_decision \(gid, .* VALUES \('(.*)','committed','(.*)',([01]),IFNULL\(.*\)\)",
+            _decide,
+        ),
         (r"INSERT INTO \S*nodoubt_decision .* VALUES (.*) ON DUPLICATE KEY UPDATE .*", _probe),
         (r"UPDATE \S*nodoubt_decision SET probes = .* IN \((.*)\)", partial(_touch, complete=False)),
         (r"UPDATE \S*nodoubt_decision SET complete = 1.* IN \((.*)\)", partial(_touch, complete=True)),

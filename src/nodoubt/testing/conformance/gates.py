@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
 from nodoubt.nodes.contract import GATE_S_MAX, Answer, Branch, Ended, Node, Said
 from nodoubt.protocol.verdicts import HomeSays
-from nodoubt.testing.conformance.harness import HANG_S, PATIENCE_S, Harness, check, clause, equal, expect, raises
+from nodoubt.testing.conformance.harness import (
+    HANG_S,
+    PATIENCE_S,
+    PATIENT,
+    Harness,
+    check,
+    clause,
+    equal,
+    expect,
+    raises,
+)
 
 #: How long closing waits in vain, in seconds.
 SHORT_S = 0.2
@@ -22,18 +32,19 @@ class GateClauses:
     @clause
     async def test_a_closed_gate_holds_decisions_off(self, h: Harness, node: Node) -> None:
         """No decision lands while the gate is closed, also of a single writer and of the opener's own process; then all do."""
-        for decider in (node, await h.opened()):
+        opener = await h.opened(**PATIENT)
+        for decider in (opener, await h.opened(**PATIENT)):
             for participants in ({1: "there"}, {}):
                 gid = h.gid()
                 decision = await _about_to_decide(h, decider, gid, participants)
-                gate = await h.close_gate(node)
+                gate = await h.close_gate(opener)
                 found: list[object] = []
 
                 async def look_and_reopen(gid: str = gid, gate: Any = gate, found: list[object] = found) -> None:
                     found.extend(await node.decisions([gid]))
                     await gate.reopen()
 
-                answer, waited = await h.beside(decision, look_and_reopen())
+                answer, waited = await h.beside(decision(), look_and_reopen())
                 check(waited, "it decided while the gate was closed")
                 equal(found, [], "decisions behind the closed gate")
                 expect(answer, Said.YES)
@@ -75,15 +86,15 @@ class GateClauses:
 
     @clause
     async def test_openers_share_a_closing(self, h: Harness, node: Node) -> None:
-        """The last one opens the gate. Where one branch at a time may write, the second opener waits for the first."""
+        """The last one opens the gate. Where one branch, or one opener, has it alone, the second opener waits for the first."""
         other = await h.opened()
-        if not node.capabilities.concurrent:
+        if not node.capabilities.concurrent or node.capabilities.exclusive_gate:
             gate = await h.close_gate(node)
             await _gives_up(h, other)
             await gate.reopen()
             await (await h.close_gate(other)).reopen()
             return
-        gid, third = h.gid(), await h.opened()
+        gid, third = h.gid(), await h.opened(**PATIENT)
         decision = await _about_to_decide(h, third, gid, {1: "there"})
         first, second = await h.close_gate(node), await h.close_gate(other)
         found: list[object] = []
@@ -94,13 +105,13 @@ class GateClauses:
             found.extend(await node.decisions([gid]))
             await second.reopen()
 
-        answer, waited = await h.beside(decision, one_after_the_other())
+        answer, waited = await h.beside(decision(), one_after_the_other())
         check(waited, "it decided while the gate was closed")
         equal(found, [], "decisions while one opener still held the gate")
         expect(answer, Said.YES)
 
     @clause
-    async def test_a_gate_tells_what_is_committed(self, h: Harness, node: Node) -> None:
+    async def test_a_gate_tells_what_is_prepared_and_committed(self, h: Harness, node: Node) -> None:
         """Committed decisions, complete or not; neither tombstones, nor what is undecided, nor what nobody knows."""
         open_, tombstone, prepared, unknown = h.gid(), h.gid(), h.gid(), h.gid()
         expect(
@@ -116,6 +127,8 @@ class GateClauses:
         asked = [open_, complete, tombstone, prepared, unknown]
         equal(await gate.committed(asked), {open_, complete}, "committed")
         equal(await gate.committed(asked[2:]), set(), "committed of the others")
+        listed = {branch.id.gid for branch in (await gate.prepared()).ours}
+        equal(listed, {prepared} if node.capabilities.concurrent else set(), "prepared branches")
         await gate.reopen()
         equal(set(await node.decisions(asked)), {open_, complete, tombstone}, "decisions after they were asked for")
         for branch in undecided:
@@ -159,15 +172,15 @@ class GateClauses:
     @clause
     async def test_a_stopped_opener_loses_the_gate(self, h: Harness, node: Node) -> None:
         """Where a server can tell, nobody waits for longer than GATE_S_MAX, and the opener learns of it when it wakes."""
-        decision = await _about_to_decide(h, await h.opened(lock_timeout_s=10.0), h.gid(), {})
+        decision = await _about_to_decide(h, await h.opened(**PATIENT), h.gid(), {})
         gate = await h.close_gate(node)
         if node.capabilities.concurrent:
             before = h.world.now()
-            expect(await decision, Said.YES)
-            check(h.world.now() - before < GATE_S_MAX + PATIENCE_S, "it stayed closed")
+            expect(await decision(), Said.YES)
+            check(h.world.now() - before < PATIENCE_S, f"it stayed closed for much longer than {GATE_S_MAX} s")
             await raises(NodeUnavailable, gate.reopen(), "reopen a gate through which somebody went")
         else:
-            expect((await h.beside(decision, gate.reopen()))[0], Said.YES)
+            expect((await h.beside(decision(), gate.reopen()))[0], Said.YES)
         await (await h.close_gate(node)).reopen()
 
     @clause
@@ -180,7 +193,7 @@ class GateClauses:
 
 async def _about_to_decide(
     h: Harness, node: Node, gid: str, participants: Mapping[int, str]
-) -> Coroutine[Any, Any, Answer]:
+) -> Callable[[], Coroutine[Any, Any, Answer]]:
     """The last step of a transaction; where an open branch is the gate, all of it."""
 
     async def begun() -> Branch:
@@ -189,7 +202,10 @@ async def _about_to_decide(
     async def begin_and_decide() -> Answer:
         return await (await begun()).decide(participants)
 
-    return (await begun()).decide(participants) if node.capabilities.concurrent else begin_and_decide()
+    if not node.capabilities.concurrent:
+        return begin_and_decide
+    branch = await begun()
+    return lambda: branch.decide(participants)
 
 
 async def _holding(h: Harness, node: Node) -> Branch:

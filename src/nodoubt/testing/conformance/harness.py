@@ -6,12 +6,12 @@ import abc
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from nodoubt.engine.worlds import AsyncWorld, ThreadWorld, run_now
 from nodoubt.errors import NodoubtError
-from nodoubt.nodes.contract import ATOMIC, Answer, Branch, Ended, Gate, Node, Said, Terms
+from nodoubt.nodes.contract import ATOMIC, Answer, Branch, Ended, Gate, Isolation, Node, Said, Terms
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, new_gid
 
@@ -23,6 +23,8 @@ TRIES_MAX = 100
 TRY_PAUSE_S = 0.02
 #: How long a clause lets an adapter wait for a lock or a gate that comes free, in seconds.
 PATIENCE_S = 5.0
+#: Settings of a node that waits longer than that, unless it is told not to.
+PATIENT: Mapping[str, float] = {"acquire_timeout_s": PATIENCE_S + 1, "lock_timeout_s": PATIENCE_S + 1}
 #: How long a call hangs before its branch is abandoned, in seconds: enough for a packet to leave.
 HANG_S = 0.2
 
@@ -168,6 +170,8 @@ class Harness(abc.ABC):
         """Open a branch."""
         branch = await node.begin(branch_id or self.id(), read_only=read_only, is_home=home, terms=terms)
         self._begun.append(branch)
+        if terms.isolation is Isolation.SNAPSHOT:
+            await branch.take_snapshot()
         return branch
 
     async def wrote(
