@@ -5,7 +5,7 @@ The protocol's steps have a watch. The gates have none, and are closed for milli
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from nodoubt.nodes.contract import Gate, Node
@@ -19,28 +19,19 @@ POINTS = (CLOSED, REOPENING)
 Reached = Callable[[str], None]
 
 
-class WatchedGate:
-    """A closed gate: see :class:`nodoubt.nodes.contract.Gate`."""
-
-    def __init__(self, gate: Gate, reached: Reached) -> None:
-        self._gate = gate
-        self._reached = reached
-
-    async def committed(self, gids: Sequence[str]) -> set[str]:
-        return await self._gate.committed(gids)
-
-    async def reopen(self) -> None:
-        self._reached(REOPENING)
-        await self._gate.reopen()
-
-
 def watch(nodes: Iterable[Node], reached: Reached) -> None:
     """Tell when the gate of one of these nodes is closed, and when it is about to be opened."""
     for node in nodes:
         vars(node)["close_gate"] = partial(_close, node.close_gate, reached)
 
 
-async def _close(close: Callable[[float], Awaitable[Gate]], reached: Reached, wait_s: float) -> WatchedGate:
+async def _close(close: Callable[[float], Awaitable[Gate]], reached: Reached, wait_s: float) -> Gate:
     gate = await close(wait_s)
+    vars(gate)["reopen"] = partial(_reopen, gate.reopen, reached)
     reached(CLOSED)
-    return WatchedGate(gate, reached)
+    return gate
+
+
+async def _reopen(reopen: Callable[[], Awaitable[None]], reached: Reached) -> None:
+    reached(REOPENING)
+    await reopen()
