@@ -216,7 +216,7 @@ def test_a_role_without_privileges_is_named(run: Run, shop: Shop) -> None:
     assert [text.split(", or")[0] for text in lacking] == [
         "role 'doctor_guest' lacks DELETE, INSERT, SELECT on nodoubt.branch",
         "role 'doctor_guest' lacks DELETE, INSERT, SELECT, UPDATE on nodoubt.decision",
-        "role 'doctor_guest' lacks SELECT on nodoubt.node",
+        "role 'doctor_guest' lacks SELECT, UPDATE on nodoubt.node",
         "role 'doctor_guest' cannot finish branches that were prepared by 'postgres'",
     ]
     assert finding(run, "orders", "identity")["text"].startswith("cannot be read: ")

@@ -123,9 +123,17 @@ def test_a_user_without_privileges_is_told(side: Side, url: str, mariadb: MariaD
         root(f"CREATE USER {name}@127.0.0.1 IDENTIFIED BY 'p@ss/w:rd'")
         root(f"GRANT SELECT ON {name}.* TO {name}@127.0.0.1")
         poor = side.make(f"mariadb://{name}:p%40ss%2Fw%3Ard@127.0.0.1:{mariadb.port}/{name}")
-        assert [f.level for f in await poor.inspect() if f.check == "privileges"] == ["error"]
+        assert [f.level for f in await poor.inspect() if f.check == "privileges"] == ["error", "warning"]
         root(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.* TO {name}@127.0.0.1")
         await poor.open()
+        with pytest.raises(NodeUnavailable, match="close its gate") as refused:
+            await poor.close_gate(1.0)
+        assert not refused.value.retryable
+        (lacking,) = [f for f in await poor.inspect() if f.check == "privileges" and f.level == "warning"]
+        assert "GRANT LOCK TABLES" in lacking.fix
+        root(f"GRANT LOCK TABLES ON {name}.* TO {name}@127.0.0.1")
+        await (await poor.close_gate(1.0)).reopen()
+        assert {f.level for f in await poor.inspect() if f.check == "privileges"} == {"ok"}
         branch = await side.begin(poor)
         assert (await branch.prepare()).said is Said.YES
         (found,) = (await poor.prepared()).ours

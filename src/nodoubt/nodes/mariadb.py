@@ -147,11 +147,7 @@ class MariaDB:
     def refusal(self, findings: Sequence[Finding], isolation: Isolation, *, read_only: bool) -> str:
         if isolation is not Isolation.SNAPSHOT or read_only or self.snapshot_isolation:
             return ""
-        upgrade = "upgrade to MariaDB 10.6.18, 10.11.8, 11.4.2 or newer, " if self.is_mariadb else ""
-        return (
-            f"{self._version} has no {isolated.SNAPSHOT_ISOLATION}, so a branch that writes could overwrite what its snapshot"
-            f" does not show: {upgrade}open it read-only, or ask for {Isolation.SERIALIZABLE}"
-        )
+        return isolated.lost_updates(self._version, is_mariadb=self.is_mariadb)
 
     def close_gate(self, wait_s: float, idle_s: float) -> str:
         return isolated.close_gate(self._schema, self._mark, wait_s, idle_s)

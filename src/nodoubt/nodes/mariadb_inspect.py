@@ -42,18 +42,16 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
         *await _engines(session),
         identity_finding(await dialect.identity(session), name, domain),
         await _privileges(session),
-        _isolation(dialect),
+        *_isolation(dialect),
         *await _gate(session),
         # Last, so that whoever compares it with his own clock does so at once.
         await _clock(dialect, session),
     ]
 
 
-def _isolation(dialect: MariaDB) -> Finding:
+def _isolation(dialect: MariaDB) -> Sequence[Finding]:
     refusal = dialect.refusal((), Isolation.SNAPSHOT, read_only=False)
-    if refusal:
-        return Finding(check="isolation", level="warning", text=refusal)
-    return Finding(check="isolation", level="ok", text="snapshots and serializable branches can be had")
+    return [Finding(check="isolation", level="warning", text=refusal)] if refusal else []
 
 
 async def _gate(session: Session) -> Sequence[Finding]:

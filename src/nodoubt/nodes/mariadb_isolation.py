@@ -48,6 +48,15 @@ def tunable(snapshot_isolation: bool) -> tuple[str, ...]:
     return (*_LIMITS, SNAPSHOT_ISOLATION) if snapshot_isolation else _LIMITS
 
 
+def lost_updates(version: str, *, is_mariadb: bool) -> str:
+    """Why a server without that setting gives no snapshot to a branch that writes."""
+    upgrade = "upgrade to MariaDB 10.6.18, 10.11.8, 11.4.2 or newer, " if is_mariadb else ""
+    return (
+        f"{version} has no {SNAPSHOT_ISOLATION}, so a branch that writes could overwrite what its snapshot does not show:"
+        f" {upgrade}open it read-only, or ask for {Isolation.SERIALIZABLE}"
+    )
+
+
 def passing(schema: str, value: str) -> str:
     """An expression for a value, in a statement that passes the gate."""
     return f"IFNULL((SELECT '' FROM {schema}nodoubt_node WHERE 0),{value})"

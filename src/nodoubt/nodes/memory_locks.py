@@ -63,8 +63,8 @@ class Locks:
         self._writers = {place: one for place, one in self._writers.items() if one != holder}
         for readers in self._readers.values():
             readers.discard(holder)
-        for sessions in self._frozen.values():
-            if isinstance(holder, int):
+        if isinstance(holder, int):
+            for sessions in self._frozen.values():
                 sessions.pop(holder, None)
 
     def _is_frozen(self, table: str, holder: Holder) -> bool:
