@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer
-from tests.crash.harness import DOMAIN, Victim, install
+from tests.crash.harness import Victim, install
+from tests.crash.victim import play
 
 _IDS = itertools.count(1)
 
@@ -52,8 +53,8 @@ def start() -> Iterator[Callable[..., Victim]]:
     """Starts victims, and leaves none behind."""
     started: list[Victim] = []
 
-    def begin(**spec: object) -> Victim:
-        started.append(Victim.start(domain=DOMAIN, **spec))
+    def begin(target: Callable[..., None] = play, **spec: object) -> Victim:
+        started.append(Victim.start(target, **spec))
         return started[-1]
 
     yield begin

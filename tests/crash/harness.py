@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import sqlite3
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import psycopg
@@ -23,23 +22,33 @@ from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.registry import make_node
 from nodoubt.protocol.ids import parse_text, parse_xa
-from tests.crash.victim import purge_all
+from nodoubt.testing.processes import await_fact, frozen
+from tests.crash.victim import DOMAIN, play, purge_all
 
-DOMAIN = "crash"
 #: Rounds of settling before a branch that is still in doubt counts as stuck. Each round waits for servers, not for time.
 ROUNDS_MAX = 200
+#: What is waited for the locks of whoever stands still; others give theirs up in milliseconds.
+LOCKED_S = 0.3
 #: A victim that says nothing for so long hangs.
 PATIENCE_S = 60
 
+#: A statement -> its rows.
+Ask = Callable[[str], list[tuple[Any, ...]]]
 
-def query(url: str, sql: str) -> list[tuple[Any, ...]]:
-    """Ask a database by a plain driver, outside of nodoubt."""
+
+@contextmanager
+def connected(url: str) -> Iterator[Ask]:
+    """A connection of a plain driver, outside of nodoubt."""
     parts = urlsplit(url)
     match parts.scheme:
         case "postgresql":
             with psycopg.connect(url, autocommit=True) as postgresql:
-                answer = postgresql.execute(sql)
-                return list(answer.fetchall()) if answer.description else []
+
+                def ask(sql: str) -> list[tuple[Any, ...]]:
+                    answer = postgresql.execute(sql)
+                    return list(answer.fetchall()) if answer.description else []
+
+                yield ask
         case "mariadb":
             address: dict[str, Any] = {
                 "host": parts.hostname,
@@ -48,33 +57,40 @@ def query(url: str, sql: str) -> list[tuple[Any, ...]]:
                 "database": parts.path[1:],
             }
             with closing(pymysql.connect(**address, autocommit=True)) as mariadb, mariadb.cursor() as cursor:
-                cursor.execute(sql)
-                return list(cursor.fetchall())
+
+                def ask(sql: str) -> list[tuple[Any, ...]]:
+                    cursor.execute(sql)
+                    return list(cursor.fetchall())
+
+                yield ask
         case _:
             with closing(sqlite3.connect(parts.path[1:], isolation_level=None)) as sqlite:
-                return sqlite.execute(sql).fetchall()
+                yield lambda sql: sqlite.execute(sql).fetchall()
 
 
-def prepared(url: str) -> list[str]:
+def query(url: str, sql: str) -> list[tuple[Any, ...]]:
+    """Ask a database once."""
+    with connected(url) as ask:
+        return ask(sql)
+
+
+def prepared(url: str, ask: Ask) -> list[str]:
     """The gids of our domain that a database still holds prepared."""
     kind = urlsplit(url).scheme
     if kind == "postgresql":
-        ids = [
-            parse_text(row[0])
-            for row in query(url, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
-        ]
+        rows = ask("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
+        ids = [parse_text(row[0]) for row in rows]
     elif kind == "mariadb":
-        ids = [parse_xa(data[:size].decode(), data[size:].decode()) for _, size, _, data in recovered(url)]
+        ids = [parse_xa(data[:size].decode(), data[size:].decode()) for _, size, _, data in recovered(ask)]
     else:
         journal = Path(f"{urlsplit(url).path[1:]}-nodoubt")
         return [journal.name] if journal.exists() else []
     return [branch.gid for branch in ids if branch is not None and branch.domain == DOMAIN]
 
 
-def recovered(url: str) -> list[tuple[int, int, int, bytes]]:
+def recovered(ask: Ask) -> list[tuple[int, int, int, bytes]]:
     """What MariaDB lists: format, length of the first part of the id, length of the second, both parts."""
-    rows = query(url, "XA RECOVER")
-    return [(f, g, b, data if isinstance(data, bytes) else data.encode()) for f, g, b, data in rows]
+    return [(f, g, b, data if isinstance(data, bytes) else data.encode()) for f, g, b, data in ask("XA RECOVER")]
 
 
 def ours(url: str, table: str) -> str:
@@ -82,53 +98,55 @@ def ours(url: str, table: str) -> str:
     return f"nodoubt.{table}" if url.startswith("postgresql") else f"nodoubt_{table}"
 
 
+#: Processes under test are forked from one that has imported everything.
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload([__name__, "tests.crash.test_every_call"])
+
+
 @dataclass
 class Victim:
-    """A process under test; ``said`` holds what it printed so far."""
+    """A process under test; ``said`` holds what it told so far."""
 
-    process: subprocess.Popen[str]
+    process: ForkServerProcess
+    pipe: Connection
     said: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, **spec: object) -> Victim:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.victim", json.dumps(spec)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        return cls(process)
+    def start(cls, target: Callable[..., None] = play, **spec: object) -> Victim:
+        """Let a new process do it; it is handed its end of the pipe."""
+        pipe, theirs = FORKS.Pipe()
+        process = FORKS.Process(target=target, args=(theirs,), kwargs=spec)
+        process.start()
+        theirs.close()
+        return cls(process, pipe)
 
     def hear(self, key: str) -> bool:
         """Read until it has said something; False if it ended first."""
-        assert self.process.stdout is not None
-        if self.process.stdout.closed:
-            return key in self.said
-        while key not in self.said:
-            line = self.process.stdout.readline()
-            if not line:
-                return False
-            self.said.update(json.loads(line))
-        return True
+        with suppress(EOFError, ConnectionError):
+            while key not in self.said:
+                self.said.update(self.pipe.recv())
+        return key in self.said
 
     def go_on(self) -> None:
         """Let a paused victim continue."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        self.pipe.send("go on")
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
 
     def wait_until_stopped(self) -> None:
-        _, status = os.waitpid(self.process.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status), status
+        await_fact(lambda: frozen([self.pid]))
+        assert self.process.is_alive()
 
-    def end(self) -> int:
-        """Wait for its end, reading what it still says."""
-        self.hear("nothing that it ever says")
-        code = self.process.wait(PATIENCE_S)
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
-        return code
+    def end(self) -> int | None:
+        """Wait for its end, reading what it still says; its exit code, None if it hangs."""
+        if not self.pipe.closed:
+            self.hear("nothing that it ever says")
+            self.pipe.close()
+        self.process.join(PATIENCE_S)
+        return self.process.exitcode
 
 
 async def install(nodes: Mapping[str, str]) -> None:
@@ -153,9 +171,15 @@ async def settle(nodes: Mapping[str, str], managers: int = 1) -> list[SettleRepo
     return await asyncio.gather(*(one() for _ in range(managers)))
 
 
+def impatient(nodes: Mapping[str, str]) -> AsyncTransactionManager:
+    """A settler for where locks are held by somebody who stands still until it has given up."""
+    tables = {name: {"url": url, "lock_timeout_s": LOCKED_S} for name, url in nodes.items()}
+    return AsyncTransactionManager.open(tables, domain=DOMAIN, settle=False)
+
+
 def settle_restarted(nodes: Mapping[str, str]) -> None:
     """Settle by a new process, as after a restart."""
-    victim = Victim.start(nodes=dict(nodes), domain=DOMAIN, end="settle", rounds=ROUNDS_MAX)
+    victim = Victim.start(nodes=dict(nodes), end="settle", rounds=ROUNDS_MAX)
     assert victim.hear("settled")
     assert victim.end() == 0
     assert victim.said["waiting"] == 0
@@ -167,21 +191,39 @@ async def purge(nodes: Mapping[str, str]) -> None:
         await purge_all(tm)
 
 
+class Left(NamedTuple):
+    """What one transaction left on a node; of its decision, what it is and whether it is complete."""
+
+    work: bool
+    prepared: list[str]
+    decision: list[tuple[Any, ...]]
+    evidence: list[tuple[Any, ...]]
+
+
+def left(url: str, identifier: int, gid: str) -> Left:
+    """Look from outside."""
+    with connected(url) as ask:
+        return Left(
+            work=ask(f"SELECT id FROM work WHERE id = {identifier}") != [],
+            prepared=prepared(url, ask),
+            decision=ask(f"SELECT decision, complete FROM {ours(url, 'decision')} WHERE gid = '{gid}'"),
+            evidence=ask(f"SELECT gid FROM {ours(url, 'branch')} WHERE gid = '{gid}'"),
+        )
+
+
 def check(nodes: Mapping[str, str], names: Sequence[str], identifier: int, gid: str, told: str | None) -> str:
     """The invariants of one transaction; returns how it ended."""
-    there = {name: query(nodes[name], f"SELECT id FROM work WHERE id = {identifier}") != [] for name in names}
+    found = {name: left(url, identifier, gid) for name, url in nodes.items()}
+    there = {name: found[name].work for name in names}
     assert len(set(there.values())) == 1, f"{gid} ended differently: {there}, told {told}"
     end = "committed" if there[names[0]] else "aborted"
     assert told in (None, "unknown", end), f"{gid} {end}, but the caller was told {told}"
-    for name, url in nodes.items():
-        assert prepared(url) == [], f"{gid} left a prepared branch on {name}"
-        left = f"SELECT gid FROM {ours(url, 'decision')} WHERE gid = '{gid}' AND decision = 'committed'"
-        assert query(url, f"{left} AND NOT complete") == [], f"{gid} left an open decision on {name}"
-        assert query(url, f"SELECT gid FROM {ours(url, 'branch')} WHERE gid = '{gid}'") == [], (
-            f"evidence left on {name}"
+    for name, node in found.items():
+        assert node.prepared == [], f"{gid} left a prepared branch on {name}"
+        assert [complete for decision, complete in node.decision if decision == "committed" and not complete] == [], (
+            f"{gid} left an open decision on {name}"
         )
-    decided = [
-        query(url, f"SELECT decision FROM {ours(url, 'decision')} WHERE gid = '{gid}'") for url in nodes.values()
-    ]
-    assert {row[0][0] for row in decided if row} <= {end}, decided
+        assert node.evidence == [], f"evidence left on {name}"
+    decided = [decision for node in found.values() for decision, _ in node.decision]
+    assert set(decided) <= {end}, decided
     return end

@@ -12,35 +12,38 @@ from nodoubt import AsyncTransactionManager
 from nodoubt.engine.evidence import gather
 from nodoubt.protocol.verdicts import NodeSays
 from nodoubt.testing.processes import await_fact
-from tests.crash.harness import DOMAIN, Victim, check, prepared, query, recovered, settle
+from tests.crash.harness import Victim, check, connected, prepared, query, recovered, settle
 from tests.crash.matrix import BY_HAND_RIGHT, BY_HAND_WRONG
 from tests.crash.points import Case
+from tests.crash.victim import DOMAIN
 
 
 def finish(url: str, gid: str, *, commit: bool) -> None:
     """What the operator types."""
     verb = "COMMIT" if commit else "ROLLBACK"
-    if url.startswith("postgresql"):
-        ((name,),) = query(url, f"SELECT gid FROM pg_prepared_xacts WHERE gid LIKE '%{gid}%'")
-        query(url, f"{verb} PREPARED '{name}'")
-        return
-    # MariaDB lets nobody finish a branch while the session that prepared it lives.
-    sessions = "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()"
-    for (session,) in query(url, sessions):
-        with suppress(pymysql.OperationalError):
-            query(url, f"KILL {session}")
-    (xid,) = [
-        f"X'{data[:size].hex()}',X'{data[size:].hex()}',{form}"
-        for form, size, _, data in recovered(url)
-        if gid.encode() in data
-    ]
+    with connected(url) as ask:
+        if url.startswith("postgresql"):
+            ((name,),) = ask(f"SELECT gid FROM pg_prepared_xacts WHERE gid LIKE '%{gid}%'")
+            ask(f"{verb} PREPARED '{name}'")
+            return
+        # MariaDB lets nobody finish a branch while the session that prepared it lives.
+        for (session,) in ask(
+            "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+        ):
+            with suppress(pymysql.OperationalError):
+                ask(f"KILL {session}")
+        (xid,) = [
+            f"X'{data[:size].hex()}',X'{data[size:].hex()}',{form}"
+            for form, size, _, data in recovered(ask)
+            if gid.encode() in data
+        ]
 
-    def is_finished() -> bool:
-        with suppress(pymysql.OperationalError):
-            query(url, f"XA {verb} {xid}")
-        return gid not in prepared(url)
+        def is_finished() -> bool:
+            with suppress(pymysql.OperationalError):
+                ask(f"XA {verb} {xid}")
+            return gid not in prepared(url, ask)
 
-    await_fact(is_finished)
+        await_fact(is_finished)
 
 
 def decided(case: Case) -> bool:

@@ -20,10 +20,10 @@ from nodoubt.testing.processes import await_fact
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server
 from nodoubt.torture.grounds import SMALL
 from tests.crash.conftest import fresh_nodes
-from tests.crash.harness import DOMAIN, Victim, check, purge, query, settle
+from tests.crash.harness import Victim, check, purge, query, settle
 from tests.crash.matrix import FULL, UNFORCED
 from tests.crash.points import Case
-from tests.crash.victim import run
+from tests.crash.victim import DOMAIN, run
 
 Start = Callable[..., Victim]
 

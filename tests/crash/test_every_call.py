@@ -12,7 +12,6 @@ import itertools
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 import apsw
@@ -27,9 +26,9 @@ from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.sim.fuse import CRASHES, ERRORS
 from nodoubt.sim.mutants import switched_on
 from tests.crash.calls import Fuse, laid
-from tests.crash.harness import DOMAIN, PATIENCE_S, ROUNDS_MAX, check, query
+from tests.crash.harness import ROUNDS_MAX, Victim, check, query
 from tests.crash.points import KINDS
-from tests.crash.victim import run
+from tests.crash.victim import DOMAIN, run
 
 DEEP = bool(os.environ.get("NODOUBT_DEEP"))
 #: How a transaction ends when nothing fails.
@@ -154,7 +153,8 @@ def die(pipe: Connection, nodes: Mapping[str, str], end: str, identifier: int, n
         with laid(fuse):
             async with manager(nodes) as tm:
                 fuse.armed = True
-                pipe.send(await transact(tm, list(nodes), identifier, end, pipe.send))
+                told = await transact(tm, list(nodes), identifier, end, lambda gid: pipe.send({"gid": gid}))
+                pipe.send({"told": told})
                 await tm.engine.flush()
                 fuse.armed = False
 
@@ -168,36 +168,19 @@ async def finish(nodes: Mapping[str, str]) -> None:
         await tm.engine.purge()
 
 
-def child(
-    nodes: Mapping[str, str], end: str, identifier: int, number: int, mode: str
-) -> tuple[int | None, str, str | None]:
-    """Let a process be killed; its exit code, the gid, and what its caller was told, if anything."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    hear, say = context.Pipe(duplex=False)
-    with hear:
-        process = context.Process(target=die, args=(say, nodes, end, identifier, number, mode))
-        process.start()
-        say.close()
-        said = list[str]()
-        with contextlib.suppress(EOFError):
-            while True:
-                said.append(hear.recv())
-        process.join(PATIENCE_S)
-    with contextlib.closing(process):
-        return process.exitcode, said[0], said[1] if len(said) > 1 else None
-
-
 @pytest.mark.parametrize(("names", "end"), CASES, ids=str)
 @pytest.mark.parametrize("mode", CRASHES)
-def test_by_crashes(names: tuple[str, ...], end: str, mode: str, nodes: dict[str, str]) -> None:
+def test_by_crashes(
+    names: tuple[str, ...], end: str, mode: str, nodes: dict[str, str], start: Callable[..., Victim]
+) -> None:
     chosen = {name: nodes[name] for name in names}
     for number in itertools.count(1):
         identifier = next(IDS)
-        code, gid, told = child(chosen, end, identifier, number, mode)
+        victim = start(die, nodes=chosen, end=end, identifier=identifier, number=number, mode=mode)
+        code, told = victim.end(), victim.said.get("told")
         await_sessions_gone(chosen)
         asyncio.run(finish(chosen))
-        ended = check(chosen, names, identifier, gid, told)
+        ended = check(chosen, names, identifier, victim.said["gid"], told)
         if code == 0:
             assert ended == told == ENDS[end]
             break

@@ -16,10 +16,10 @@ from nodoubt import AsyncTransactionManager, Outcome
 from nodoubt.engine.asynchronous import AsyncTransaction
 from nodoubt.testing.proxy import Proxy
 from nodoubt.testing.proxy_faults import Arrives, Fault, Schedule, Statement, Then
-from tests.crash.harness import DOMAIN, Victim, check, purge, settle
+from tests.crash.harness import Victim, check, impatient, purge, settle
 from tests.crash.matrix import CANCELLED, DELAYED, HALF_OPEN, REPLY_LOST, REQUEST_LOST, SLOW_OWNER
 from tests.crash.points import Case
-from tests.crash.victim import attempt
+from tests.crash.victim import DOMAIN, attempt
 
 #: Deadlines of what will never be answered. What is answered takes some 20 ms; a false alarm would abort, and be seen.
 STALL_S = 0.7
@@ -136,7 +136,7 @@ async def test_settled_beneath_a_live_owner(case: Case, nodes: Nodes, work_id: i
                 report = await owner.tm.settle(grace_s=0)
                 assert (report.settled, report.waiting, report.strays) == (0, [], []), "live work is left alone"
             else:
-                async with AsyncTransactionManager.open(dict(nodes), domain=DOMAIN, settle=False) as tm:
+                async with impatient(nodes) as tm:
                     await tm.settle(grace_s=0)
             proxy.release()
             outcome = await work

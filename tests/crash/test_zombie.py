@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from nodoubt import AsyncTransactionManager
-from tests.crash.harness import DOMAIN, Victim, check, settle
+from tests.crash.harness import Victim, check, impatient, settle
 from tests.crash.matrix import ZOMBIE
 from tests.crash.points import Case
 
@@ -20,12 +19,12 @@ async def test_stopped_settled_and_woken(
 ) -> None:
     victim = start(nodes=nodes, nodes_in_order=case.names, id=work_id, end=case.end, point=case.point, action="stop")
     victim.wait_until_stopped()
-    async with AsyncTransactionManager.open(dict(nodes), domain=DOMAIN, settle=False) as tm:
+    async with impatient(nodes) as tm:
         first = await tm.settle(grace_s=0)
     # Nobody can take a SQLite database from a process that is alive: its branch waits, and as home it makes the others wait.
     held = set(case.names) if case.names[0] == "sqlite" else {"sqlite"}
     assert {doubt.node for doubt in first.waiting} <= held, first
-    os.kill(victim.process.pid, signal.SIGCONT)
+    os.kill(victim.pid, signal.SIGCONT)
     assert victim.end() == 0
     await settle(nodes)
     end = check(nodes, case.names, work_id, victim.said["gid"], told=victim.said["told"])

@@ -1,8 +1,8 @@
 """A process that runs one transaction and is killed, stopped or paused in the middle of it, exactly where it was told to.
 
-Run by ``harness``: ``python -m tests.crash.victim SPEC``; says what happens as JSON lines on standard output. A point is the
-``n``-th time that the performer is about to carry out an order (``order Prepare 1``), that a fact is about to enter the machine
-(``fact Prepared 1``), or that an order's packet has left and its answer was not read (``sent Prepare 1``).
+Started by ``harness``, to which it says what happens through a pipe. A point is the ``n``-th time that the performer is about to
+carry out an order (``order Prepare 1``), that a fact is about to enter the machine (``fact Prepared 1``), or that an order's
+packet has left and its answer was not read (``sent Prepare 1``).
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import asyncio
 import collections
 import contextlib
 import functools
-import json
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from typing import Any
 
 from nodoubt import AsyncTransactionManager, NodoubtError, Outcome
@@ -24,29 +23,16 @@ from nodoubt.engine.asynchronous import AsyncTransaction
 from nodoubt.nodes.aiomysql_driver import AiomysqlSession
 from nodoubt.nodes.asyncpg_driver import AsyncpgSession
 
-
-def say(**facts: object) -> None:
-    print(json.dumps(facts), flush=True)
-
-
-def strike(action: str) -> None:
-    """Do to ourselves what the test wants at this point."""
-    say(struck=True)
-    match action:
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
-        case "pause":
-            sys.stdin.readline()
+DOMAIN = "crash"
 
 
 class Fuse:
     """Counts the moments of a run and strikes at the one that was asked for."""
 
-    def __init__(self, point: str, action: str) -> None:
+    def __init__(self, point: str, action: str, pipe: Connection) -> None:
         self.point = point
         self.action = action
+        self.pipe = pipe
         self.armed = False
         self.seen: collections.Counter[str] = collections.Counter()
 
@@ -59,10 +45,21 @@ class Fuse:
     def moment(self, name: str) -> None:
         self.seen[name] += 1
         if f"{name} {self.seen[name]}" == self.point:
-            strike(self.action)
+            self.strike()
         # An order that is about to be carried out may be the one whose answer must not be read.
         if name.startswith("order ") and f"sent {name.removeprefix('order ')} {self.seen[name]}" == self.point:
             self.armed = True
+
+    def strike(self) -> None:
+        """Do to ourselves what the test wants at this point."""
+        self.pipe.send({"struck": True})
+        match self.action:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "pause":
+                self.pipe.recv()
 
     def listen(self, nodes: Mapping[str, Any]) -> None:
         """Each call of recovery has a moment before it and one after it."""
@@ -91,7 +88,7 @@ class Fuse:
             self.armed = False
             sending = asyncio.ensure_future(command(this, sql))
             await asyncio.wait({sending}, timeout=0)
-            strike(self.action)
+            self.strike()
             answer: str = await sending
             return answer
 
@@ -151,11 +148,16 @@ async def purge_all(tm: AsyncTransactionManager) -> None:
     await tm.engine.purge()
 
 
-async def main(spec: dict[str, Any]) -> None:
-    fuse = Fuse(spec.get("point", ""), spec.get("action", ""))
+def play(pipe: Connection, **spec: Any) -> None:
+    """Run what is specified: a transaction, or rounds of settling."""
+    asyncio.run(_play(pipe, spec))
+
+
+async def _play(pipe: Connection, spec: dict[str, Any]) -> None:
+    fuse = Fuse(spec.get("point", ""), spec.get("action", ""), pipe)
     fuse.cut_replies(AsyncpgSession)
     fuse.cut_replies(AiomysqlSession)
-    tm = AsyncTransactionManager.open(spec["nodes"], domain=spec["domain"], settle=False, watch=fuse.watch)
+    tm = AsyncTransactionManager.open(spec["nodes"], domain=DOMAIN, settle=False, watch=fuse.watch)
     async with tm:
         fuse.listen(tm.engine.nodes)
         if spec["end"] == "settle":
@@ -163,20 +165,16 @@ async def main(spec: dict[str, Any]) -> None:
                 report = await tm.settle(grace_s=0)
                 if not report.waiting and not report.unreachable:
                     break
-            say(settled=report.settled, waiting=len(report.waiting))
+            pipe.send({"settled": report.settled, "waiting": len(report.waiting)})
             return
         outcome = await attempt(
             tm,
             spec["nodes_in_order"],
             spec["end"],
             spec["id"],
-            begun=lambda tx: say(gid=tx.gid),
+            begun=lambda tx: pipe.send({"gid": tx.gid}),
             reach=fuse.reach,
         )
-        say(told=outcome.state, strays=outcome.strays)
+        pipe.send({"told": outcome.state, "strays": list(outcome.strays)})
         if spec.get("purge"):
             await purge_all(tm)
-
-
-if __name__ == "__main__":
-    asyncio.run(main(json.loads(sys.argv[1])))

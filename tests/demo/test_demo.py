@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import sys
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,71 +14,29 @@ from nodoubt.demo.plain import connections
 from nodoubt.engine.config import load
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.testing.servers import PostgreSQLServer
+from tests.commands import Ended, ended, progress, started
 from tests.conftest import DatabaseFactory
 
 MONEY_OF_A_NODE = bank.ACCOUNTS_PER_NODE * bank.OPENING_BALANCE
 Nodes = dict[str, str]
-
-
-class Ended:
-    """A run that is over."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status = status
-        self.out = out
-        self.err = err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        """The closing object: standard output holds nothing else."""
-        closing: dict[str, Any] = json.loads(self.out)
-        return closing
+#: What the demo says once its workers are at work.
+AT_WORK = " transfers "
 
 
 @asynccontextmanager
-async def started(*arguments: str, nodes: Nodes | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
+async def started_demo(*arguments: str, nodes: Nodes | None = None) -> AsyncIterator[Process]:
     named = ["--nodes", *(f"{name}={url}" for name, url in nodes.items())] if nodes else []
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "nodoubt",
-        "demo",
-        *named,
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
+    async with started("demo", *named, *arguments) as process:
         yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
-async def ended(process: asyncio.subprocess.Process) -> Ended:
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return Ended(process.returncode, out.decode(), err.decode())
 
 
 async def demo(*arguments: str, nodes: Nodes | None = None) -> Ended:
-    async with started(*arguments, nodes=nodes) as process:
+    async with started_demo(*arguments, nodes=nodes) as process:
         return await ended(process)
 
 
 def within(folder: Path) -> list[Path]:
     return list(folder.iterdir())
-
-
-async def progress(process: asyncio.subprocess.Process) -> None:
-    """Wait until the workers are at work."""
-    assert process.stderr is not None
-    while line := await process.stderr.readline():
-        if b" transfers " in line:
-            return
-    raise AssertionError("the demo ended before it began")
 
 
 async def money_on(nodes: Nodes) -> int:
@@ -149,8 +104,8 @@ async def test_plain_commits_on_files_lose_money(folder: Path) -> None:
 
 
 async def test_files_from_which_somebody_takes_money_are_kept(folder: Path) -> None:
-    async with started("--seconds", "3", "--kills", "1") as process:
-        await progress(process)
+    async with started_demo("--seconds", "3", "--kills", "1") as process:
+        await progress(process, AT_WORK)
         (kept,) = within(folder)
         async with connections({"b": NodeSettings(url=f"sqlite:///{kept / 'b.db'}")}) as sessions:
             await sessions["b"].command(f"UPDATE {bank.ACCOUNTS} SET balance = balance - 13 WHERE id = 3")
@@ -204,8 +159,8 @@ async def test_plain_commits_lose_nothing_when_nobody_dies(two: Nodes) -> None:
 
 
 async def test_money_that_somebody_takes_meanwhile_is_lost(two: Nodes) -> None:
-    async with started("--seconds", "3", "--kills", "1", "--json", nodes=two) as process:
-        await progress(process)
+    async with started_demo("--seconds", "3", "--kills", "1", "--json", nodes=two) as process:
+        await progress(process, AT_WORK)
         async with connections({"a": NodeSettings(url=two["a"])}) as sessions:
             await sessions["a"].command(f"UPDATE {bank.ACCOUNTS} SET balance = balance - 13 WHERE id = 3")
         run = await ended(process)
@@ -218,8 +173,8 @@ async def test_money_that_somebody_takes_meanwhile_is_lost(two: Nodes) -> None:
 
 
 async def test_an_interrupt_ends_the_run_early_and_well(two: Nodes) -> None:
-    async with started("--seconds", "100", "--kills", "0", "--json", nodes=two) as process:
-        await progress(process)
+    async with started_demo("--seconds", "100", "--kills", "0", "--json", nodes=two) as process:
+        await progress(process, AT_WORK)
         process.send_signal(2)
         run = await ended(process)
     assert run.status == 0, run.err
@@ -231,8 +186,10 @@ async def test_what_cannot_be_settled_in_time_is_named(
     database: DatabaseFactory, postgresql2: PostgreSQLServer
 ) -> None:
     nodes = {"a": database("postgresql"), "b": database("postgresql2")}
-    async with started("--seconds", "2", "--kills", "0", "--settle-timeout", "1", "--json", nodes=nodes) as process:
-        await progress(process)
+    async with started_demo(
+        "--seconds", "2", "--kills", "0", "--settle-timeout", "1", "--json", nodes=nodes
+    ) as process:
+        await progress(process, AT_WORK)
         postgresql2.kill()
         run = await ended(process)
     closing = run.json

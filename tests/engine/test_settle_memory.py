@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodoubt.engine.settle import SettleReport
+from nodoubt.engine.settle import BATCH, SettleReport
 from nodoubt.nodes.memory_database import Fate
 from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from nodoubt.protocol.ids import BranchId, new_gid
@@ -370,3 +370,17 @@ async def test_evidence_that_a_crash_left_goes_only_behind_a_complete_decision()
     stage.decide(unfinished, '{"1":"left"}')
     await engine.purge()
     assert set(stage.databases["left"].tables[BRANCH]) == {f"{unfinished} 1", f"{unknown} 1"}
+
+
+async def test_evidence_that_stays_does_not_hide_what_goes() -> None:
+    """Its decision was purged while its node was down, or is of a home that is not known here; more of it than one page."""
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process(retention_s=0.0)
+    oldest, *unknown, youngest = (new_gid(minute * 60_000, bytes(10)) for minute in range(BATCH + 3))
+    for gid in (oldest, *unknown, youngest):
+        stage.databases["left"].tables[BRANCH][f"{gid} 1"] = True
+    for gid in (oldest, youngest):
+        stage.decide(gid, '{"1":"left"}', complete=True)
+    await engine.purge()
+    assert set(stage.databases["left"].tables[BRANCH]) == {f"{gid} 1" for gid in unknown}

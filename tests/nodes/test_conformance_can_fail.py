@@ -161,6 +161,14 @@ class NoEvidence(Mutant):
         self.database = Forgetting(self.world.now)
 
 
+class FirstPageOnly(Mutant):
+    """Whoever asks for older evidence is told of the youngest again."""
+
+    class dialect_class(MemoryDialect):  # noqa: N801
+        def old_evidence(self, before_gid: str, limit: int) -> str:
+            return super().old_evidence("~", limit)
+
+
 class CompleteForgets(Mutant):
     """Marking complete has no effect."""
 
@@ -244,6 +252,7 @@ MUTANTS: Mapping[type[Mutant], str] = {
     ListHides: "test_the_list_shows_exactly_what_is_prepared",
     ListClaims: "test_foreign_branches_are_counted_and_left_alone",
     NoEvidence: "test_anybody_can_commit_a_branch",
+    FirstPageOnly: "test_old_evidence_is_told_in_pages",
     CompleteForgets: "test_complete_is_for_ever",
     PurgeIgnoresRetention: "test_purge_keeps_what_is_young_or_incomplete",
     PurgeTakesOpenDecisions: "test_purge_keeps_what_is_young_or_incomplete",

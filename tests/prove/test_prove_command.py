@@ -8,7 +8,9 @@ import pytest
 
 from nodoubt.cli import main
 from nodoubt.cli.prove import FAULTS
+from nodoubt.prove import explorer
 from nodoubt.prove.databases import Fault
+from nodoubt.prove.explorer import Scope
 
 
 def test_a_world_that_holds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,6 +33,23 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     result = json.loads(capsys.readouterr().out)
     (world,) = result["worlds"]
     assert (result["ok"], world["faults"], world["wrong"]) == (True, [], "")
+
+
+def test_worlds_are_told_in_their_order(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is explored first: it is small, and has a process of its own."""
+    scopes = [Scope(branches=2, settlers=settlers, faults=frozenset({Fault.CRASH})) for settlers in (1, 0)]
+    monkeypatch.setattr(explorer, "STANDARD", tuple(scopes))
+    assert main(["prove", "enumerate", "--jobs", "2"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2 branches, 1 settler, crash: ")
+    assert lines[0].endswith("all invariants hold")
+    assert lines[1].startswith("2 branches, 0 settlers, crash: ")
+    assert lines[1].endswith("BROKEN")
+
+
+def test_no_process_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prove", "enumerate", "--jobs", "0"]) == 2
+    assert "--jobs: 0 is not more than 0" in capsys.readouterr().err
 
 
 def test_every_fault_can_be_named() -> None:

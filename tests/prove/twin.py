@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from nodoubt.protocol.states import Phase
@@ -181,7 +183,13 @@ def compare(config: str, folder: Path) -> str:
     )
 
 
+def compared(config: str) -> str:
+    """The same in a folder of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(config, Path(folder))
+
+
 if __name__ == "__main__":
-    for size in PAIRS:
-        with tempfile.TemporaryDirectory() as own:
-            print(compare(size, Path(own)), flush=True)
+    with ProcessPoolExecutor(len(PAIRS), mp_context=get_context("spawn")) as pool:
+        for line in pool.map(compared, PAIRS):
+            print(line, flush=True)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +14,15 @@ from nodoubt.demo.plain import connections
 from nodoubt.judge import Level, judge
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.torture.jobs import LISTS
+from tests.commands import ended, progress, started
 from tests.conftest import DatabaseFactory
 
 
-@asynccontextmanager
-async def started(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "nodoubt", "torture", "--json", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
-async def ended(process: asyncio.subprocess.Process) -> tuple[int, dict[str, Any], str]:
-    """Its exit code, closing object and standard error."""
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, json.loads(out), err.decode()
-
-
 async def torture(*arguments: str) -> tuple[int, dict[str, Any], str]:
-    async with started(*arguments) as process:
-        return await ended(process)
+    """Its exit code, closing object and standard error."""
+    async with started("torture", "--json", *arguments) as process:
+        run = await ended(process)
+    return run.status, run.json, run.err
 
 
 async def test_every_fault_on_servers_of_its_own_ends_clean(tmp_path: Path) -> None:
@@ -94,14 +70,12 @@ async def test_plain_commits_are_convicted() -> None:
 
 async def test_an_interrupt_ends_it_early_and_well() -> None:
     own = ("--own", "postgresql,mariadb", "--faults", "worker-kill,server-kill,server-pause")
-    async with started("--seconds", "1000", "--seed", "4", *own) as process:
-        assert process.stderr is not None
-        while b" committed " not in (line := await process.stderr.readline()):
-            assert line, "it ended before it began"
+    async with started("torture", "--json", "--seconds", "1000", "--seed", "4", *own) as process:
+        await progress(process, " committed ")
         process.send_signal(signal.SIGINT)
-        status, closing, err = await ended(process)
-    assert (status, closing["wrong"], closing["failure"]) == (0, [], ""), err
-    assert closing["seconds"] < 1000
+        run = await ended(process)
+    assert (run.status, run.json["wrong"], run.json["failure"]) == (0, [], ""), run.err
+    assert run.json["seconds"] < 1000
 
 
 async def test_named_databases_are_left_as_they_were(database: DatabaseFactory) -> None:

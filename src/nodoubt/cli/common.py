@@ -82,6 +82,20 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--verbose", action="store_true", help="log what happens, and show the traceback of an error")
 
 
+def add_jobs_option(group: Any) -> None:
+    """The option of every command that works in several processes."""
+    group.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each processor)")
+
+
+def jobs(arguments: argparse.Namespace) -> int:
+    """How many processes to work in. Raises ConfigError."""
+    if arguments.jobs is None:
+        return len(os.sched_getaffinity(0))
+    if arguments.jobs < 1:
+        raise ConfigError(f"--jobs: {arguments.jobs} is not more than 0")
+    return int(arguments.jobs)
+
+
 def configuration(arguments: argparse.Namespace) -> Config:
     """Read the configuration that the options name. Raises ConfigError."""
     if arguments.nodes is None:

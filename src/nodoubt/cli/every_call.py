@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from nodoubt.cli.common import Exit, tell
+from nodoubt.cli.common import Exit, jobs, tell
 from nodoubt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,14 +47,13 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def _all(arguments: argparse.Namespace) -> int:
     from nodoubt.sim.every_call import explore
-    from nodoubt.sim.explore import jobs_default
 
     began = time.monotonic()
     tally = explore(
         branches=arguments.branches,
         pairs_count=arguments.pairs,
         seed=arguments.first or 0,
-        jobs=arguments.jobs or jobs_default(),
+        jobs=jobs(arguments),
         mutant=arguments.mutant,
         progress=_progress,
     )

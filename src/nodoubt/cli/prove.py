@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from nodoubt.cli.common import EXIT_CODES, Exit, add_output_options, tell
+from nodoubt.cli.common import EXIT_CODES, Exit, add_jobs_option, add_output_options, jobs, tell
 
 if TYPE_CHECKING:
     from nodoubt.prove.explorer import Findings, Scope
@@ -44,21 +47,16 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--attached", action="store_true", help="prepared branches belong to their sessions, as on MariaDB"
     )
+    add_jobs_option(parser)
     add_output_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Explore, print, and tell the story of what broke."""
-    from nodoubt.prove.explorer import World, explore
-    from nodoubt.prove.story import tell as story
-
     results, ok = [], True
-    for scope in _scopes(arguments):
-        world = World(scope)
-        findings = explore(world, _progress)
+    for findings, told in _explored(_scopes(arguments), jobs(arguments)):
         _clear()
-        told = story(world, findings)
         results.append(_as_json(findings, told))
         ok = ok and findings.ok
         if not arguments.json:
@@ -83,6 +81,21 @@ def _scopes(arguments: argparse.Namespace) -> tuple[Scope, ...]:
             attached=arguments.attached,
         ),
     )
+
+
+def _explored(scopes: Sequence[Scope], jobs: int) -> Iterator[tuple[Findings, list[str]]]:
+    """What was found in each world, and the story of what broke there, in the order of the scopes; in several processes."""
+    with ProcessPoolExecutor(min(jobs, len(scopes)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_explore, scopes)
+
+
+def _explore(scope: Scope) -> tuple[Findings, list[str]]:
+    from nodoubt.prove.explorer import World, explore
+    from nodoubt.prove.story import tell as story
+
+    world = World(scope)
+    findings = explore(world, _progress)
+    return findings, story(world, findings)
 
 
 def _title(scope: Scope) -> str:

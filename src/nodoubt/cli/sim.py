@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from nodoubt.cli import every_call
-from nodoubt.cli.common import EXIT_CODES, Exit, add_output_options, note, tell
+from nodoubt.cli.common import EXIT_CODES, Exit, add_jobs_option, add_output_options, jobs, note, tell
 from nodoubt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     many.add_argument("--runs", type=int, metavar="N", help="how many (default: 1000, or as many as the time allows)")
     many.add_argument("--minutes", type=float, metavar="M", help="for how long")
     many.add_argument("--first", type=int, metavar="SEED", help="the first seed (default: a random one)")
-    many.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each processor)")
+    add_jobs_option(many)
     many.add_argument("--require-all", action="store_true", help="fail when something was never reached")
     many.add_argument("--hash", action="store_true", help="print one hash of all traces; runs in this process alone")
     every_call.add_options(parser)
@@ -60,7 +60,7 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code. Raises ConfigError."""
-    for name in ("runs", "minutes", "jobs", "transactions"):
+    for name in ("runs", "minutes", "transactions"):
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             raise ConfigError(f"--{name}: {value:g} is not more than 0")
@@ -118,7 +118,7 @@ def _explore(arguments: argparse.Namespace) -> int:
         first=_first(arguments),
         runs=runs,
         seconds=60 * arguments.minutes if arguments.minutes else float("inf"),
-        jobs=arguments.jobs or explore.jobs_default(),
+        jobs=jobs(arguments),
         mutant=arguments.mutant,
         progress=_progress,
     )

@@ -322,17 +322,21 @@ class Engine:
     async def _purge_evidence(self, node: Node, before_gid: str) -> int:
         """Delete evidence that a crash between the completion of its decision and its deletion left behind.
 
-        Only where a complete decision is read: anything else may be evidence yet, of a home that is not even known here.
+        Only where a complete decision is read: anything else may be evidence yet, of a home that is not even known here. It
+        stays, so each page begins behind the one before.
         """
-        old = await node.old_evidence(before_gid, BATCH)
         count = 0
-        for home in self.nodes.values():
-            if old and home.capabilities.home:
-                rows = await home.decisions(old)
-                complete = [gid for gid, row in rows.items() if row.says is HomeSays.COMPLETE]
-                if complete:
-                    await node.drop_evidence(complete)
-                count += len(complete)
+        while old := await node.old_evidence(before_gid, BATCH):
+            for home in self.nodes.values():
+                if home.capabilities.home:
+                    rows = await home.decisions(old)
+                    complete = [gid for gid, row in rows.items() if row.says is HomeSays.COMPLETE]
+                    if complete:
+                        await node.drop_evidence(complete)
+                    count += len(complete)
+            if len(old) < BATCH:
+                break
+            before_gid = old[-1]
         return count
 
     async def tend(self) -> float:

@@ -304,7 +304,10 @@ class Node(Protocol):
         """Delete the evidence of transactions whose decisions are complete. Raises NodeUnavailable."""
 
     async def old_evidence(self, before_gid: str, limit: int) -> Sequence[str]:
-        """The gids of the oldest evidence here that is older than a gid. Raises NodeUnavailable."""
+        """The gids of the evidence here that is older than a gid, youngest first: the last one leads to the next page.
+
+        Raises NodeUnavailable.
+        """
 
     async def purge(self, before_gid: str, retention_s: float, limit: int) -> int:
         """As home: delete up to ``limit`` complete rows and tombstones; returns how many.

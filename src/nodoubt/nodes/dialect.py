@@ -164,7 +164,7 @@ class Dialect(Protocol):
         """Delete evidence."""
 
     def old_evidence(self, before_gid: str, limit: int) -> str:
-        """Select the gids of the oldest evidence that is older than a gid."""
+        """Select the gids of the evidence that is older than a gid, youngest first."""
 
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         """Delete old complete rows and tombstones."""

@@ -299,7 +299,10 @@ class MariaDB:
         return f"DELETE FROM {self._schema}nodoubt_branch WHERE gid IN ({literals(gids)})"
 
     def old_evidence(self, before_gid: str, limit: int) -> str:
-        return f"SELECT gid FROM {self._schema}nodoubt_branch WHERE gid < {literal(before_gid)} ORDER BY gid LIMIT {int(limit)}"
+        return (
+            f"SELECT gid FROM {self._schema}nodoubt_branch WHERE gid < {literal(before_gid)}"
+            f" ORDER BY gid DESC LIMIT {int(limit)}"
+        )
 
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         return int(

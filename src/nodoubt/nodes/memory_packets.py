@@ -57,7 +57,7 @@ def _committed(_: MemoryDatabase, *gids: str) -> Steps:
 
 def _old_evidence(_: MemoryDatabase, before_gid: str, limit: str) -> Steps:
     def select(rows: dict[str, Any]) -> list[tuple[str]]:
-        gids = sorted(key.split(" ")[0] for key in rows)
+        gids = sorted((key.split(" ")[0] for key in rows), reverse=True)
         return [(gid,) for gid in gids if gid < before_gid][: int(limit)]
 
     return _change(select, BRANCH)

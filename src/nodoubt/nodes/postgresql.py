@@ -247,7 +247,7 @@ class PostgreSQL:
         return f"DELETE FROM nodoubt.branch WHERE gid IN ({literals(gids)})"
 
     def old_evidence(self, before_gid: str, limit: int) -> str:
-        return f"SELECT gid FROM nodoubt.branch WHERE gid < {literal(before_gid)} ORDER BY gid LIMIT {int(limit)}"
+        return f"SELECT gid FROM nodoubt.branch WHERE gid < {literal(before_gid)} ORDER BY gid DESC LIMIT {int(limit)}"
 
     async def purge(self, session: Session, before_gid: str, retention_s: float, limit: int) -> int:
         tag = await session.command(

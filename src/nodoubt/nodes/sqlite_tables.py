@@ -130,8 +130,8 @@ def complete(session: Session, gids: Sequence[str]) -> None:
 
 
 def old_evidence(session: Session, before_gid: str, limit: int) -> Sequence[str]:
-    """The gids of the oldest evidence that is older than a gid."""
-    rows = session.command("SELECT gid FROM nodoubt_branch WHERE gid < ? ORDER BY gid LIMIT ?", before_gid, limit)
+    """The gids of the evidence that is older than a gid, youngest first."""
+    rows = session.command("SELECT gid FROM nodoubt_branch WHERE gid < ? ORDER BY gid DESC LIMIT ?", before_gid, limit)
     return [gid for (gid,) in rows]
 
 

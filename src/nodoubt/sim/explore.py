@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import shlex
 import time
 from collections import Counter
@@ -146,8 +145,3 @@ def command(plan: Plan, mutant: str) -> str:
     if mutant:
         words += ["--mutant", mutant]
     return shlex.join(words)
-
-
-def jobs_default() -> int:
-    """One for each processor that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -88,7 +88,7 @@ class MariaDBServer(MariaDBBranches):
         return (yield from self._delete(b, DECISION, quoted(gids), lambda row: True, 1))
 
     def _old_evidence(self, b: Backend, before: str, limit: str) -> Answer:
-        gids = sorted(gid for gid, _ in self._rows(b, BRANCH) if gid < before)
+        gids = sorted((gid for gid, _ in self._rows(b, BRANCH) if gid < before), reverse=True)
         return "", [(gid,) for gid in gids[: int(limit)]]
 
     def _purge(self, b: Backend, before: str, retention_s: str, limit: str) -> Steps:
@@ -236,7 +236,7 @@ class MariaDBServer(MariaDBBranches):
         (r"SELECT gid, decision, .* WHERE gid IN \((.*)\)", _decisions),
         (r"SELECT gid, decision, .* WHERE complete = 0 .* LIMIT (\d+)", _unfinished),
         (r"SELECT gid, branch FROM \S*nodoubt_branch WHERE gid IN \((.*)\)", _applied),
-        (r"SELECT gid FROM \S*nodoubt_branch WHERE gid < '(.*)' ORDER BY gid LIMIT (\d+)", _old_evidence),
+        (r"SELECT gid FROM \S*nodoubt_branch WHERE gid < '(.*)' ORDER BY gid DESC LIMIT (\d+)", _old_evidence),
         (r"SELECT GET_LOCK\('(.*)', 0\)", _get_lock),
         (r"SELECT IS_USED_LOCK\('(.*)'\)", _used_lock),
         (r"SELECT SLEEP\((.*)\)", _sleep),

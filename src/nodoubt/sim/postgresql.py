@@ -222,7 +222,7 @@ class PostgreSQLServer(Server):
         return (yield from self._delete(b, BRANCH, keys))
 
     def _old_evidence(self, b: Backend, before: str, limit: str) -> Answer:
-        gids = sorted(gid for gid, _ in self.store.rows(b.txn, BRANCH) if gid < before)
+        gids = sorted((gid for gid, _ in self.store.rows(b.txn, BRANCH) if gid < before), reverse=True)
         return "", [(gid,) for gid in gids[: int(limit)]]
 
     def _purge(self, b: Backend, before: str, retention_s: str, limit: str) -> Steps:
@@ -330,7 +330,7 @@ class PostgreSQLServer(Server):
         (r"SELECT gid, decision, .* WHERE gid IN \((.*)\)", _decisions),
         (r"SELECT gid, decision, .* WHERE NOT complete .* LIMIT (\d+)", _unfinished),
         (r"SELECT gid, branch FROM nodoubt.branch WHERE gid IN \((.*)\)", _applied),
-        (r"SELECT gid FROM nodoubt.branch WHERE gid < '(.*)' ORDER BY gid LIMIT (\d+)", _old_evidence),
+        (r"SELECT gid FROM nodoubt.branch WHERE gid < '(.*)' ORDER BY gid DESC LIMIT (\d+)", _old_evidence),
         (r"SELECT pid, .* WHERE pid = pg_backend_pid\(\)", _own_session),
         (r"SELECT pg_terminate_backend\(.* pid = (\d+) AND .* = '(.*)'", _terminate),
         (r"SELECT 1 FROM pg_stat_activity WHERE pid = (\d+) AND .* = '(.*)'", _is_alive),

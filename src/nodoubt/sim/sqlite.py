@@ -261,7 +261,7 @@ class SimulatedSQLite:
                 self._write("decision", gid, (*row[:2], True, *row[3:]))
 
     def _old_evidence(self, before: str, limit: int) -> Rows:
-        return [(gid,) for gid in sorted(gid for gid, _ in self.rows("branch") if gid < before)[:limit]]
+        return [(gid,) for gid in sorted((gid for gid, _ in self.rows("branch") if gid < before), reverse=True)[:limit]]
 
     def _purge(self, before: str, retention_s: float, limit: int) -> Rows:
         oldest = self._database.clock_s() - retention_s

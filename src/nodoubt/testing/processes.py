@@ -192,10 +192,10 @@ class Family:
         The main process goes first: once frozen it forks no further child that the list would miss.
         """
         _signal_all([self.pid], signal.SIGSTOP)
-        await_fact(lambda: _frozen([self.pid]))
+        await_fact(lambda: frozen([self.pid]))
         children = _descendants(self.pid)
         _signal_all(children, signal.SIGSTOP)
-        await_fact(lambda: _frozen(children))
+        await_fact(lambda: frozen(children))
 
     def thaw(self) -> None:
         """Let every process go on; the main one last, so that it finds its children awake."""
@@ -258,7 +258,7 @@ def _ticks(pid: int, *, ended_children: bool) -> int:
     return sum(int(field) for field in fields[11 : 15 if ended_children else 13])
 
 
-def _frozen(pids: Iterable[int]) -> bool:
+def frozen(pids: Iterable[int]) -> bool:
     """Whether every thread of these processes is stopped or gone."""
     threads = [_stat(path) for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/stat")]
     return all(thread is None or thread[0] in "TZX" for thread in threads)

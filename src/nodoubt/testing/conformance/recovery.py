@@ -112,3 +112,14 @@ class RecoveryClauses:
         await node.drop_evidence([dropped.gid])
         await node.drop_evidence([dropped.gid, h.gid()])
         equal(await (await h.opened()).applied(asked), set(pairs[:1]), "evidence after some was dropped")
+
+    @clause
+    async def test_old_evidence_is_told_in_pages(self, h: Harness, node: Node) -> None:
+        """Youngest first, so that the last gid of a page leads to the next one, whatever stays of the first."""
+        ids = [h.id() for _ in range(3)]
+        for number, branch_id in enumerate(ids):
+            await (await h.prepare(node, branch_id, f"key{number}")).commit()
+        oldest, middle, youngest = (branch_id.gid for branch_id in ids)
+        equal(list(await node.old_evidence(h.gid(), 2)), [youngest, middle], "the first page")
+        equal(list(await node.old_evidence(middle, 2)), [oldest], "the next page")
+        equal(list(await node.old_evidence(oldest, 2)), [], "the page behind the last one")
