@@ -76,7 +76,7 @@ class Result:
         elif self.pending:
             words = "IN DOUBT: nothing is torn, but not everything could be settled in time."
         elif self.failure:
-            words = "CUT SHORT: nothing is torn and nothing in doubt, but the run could not go on."
+            words = "CUT SHORT: nothing is torn and nothing in doubt, but the run could not go on, or shows nothing."
         else:
             words = "CLEAN: every transaction happened everywhere or nowhere, and everybody was told the truth."
             if self.isolation is not Isolation.ATOMIC:

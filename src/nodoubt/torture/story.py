@@ -88,6 +88,8 @@ class _Run:
         loop = asyncio.get_running_loop()
         async with AsyncTransactionManager(config) as tm:
             await self._work(tm)
+            if not (self.crew.record.commits_ns or self.failure or self._interrupted.is_set()):
+                self.failure = "no transaction was committed"
             for proxy in self.grounds.proxies.values():
                 proxy.stop()
             for name in self.grounds.servers:
