@@ -205,11 +205,11 @@ class Actor:
 
     async def _insert(self, number: str) -> None:
         """The first statement of :meth:`_decide`."""
-        await self._recorder().command(self._dialect.decide(self._branch(number), {1: "other"}).partition(";")[0])
+        await self._recorder().command(_half(self._dialect.decide(self._branch(number), {1: "other"}), 0))
 
     async def _rest(self, number: str) -> None:
         """What stands behind :meth:`_insert`."""
-        await self._recorder().command(self._dialect.decide(self._branch(number), {}).partition(";")[2])
+        await self._recorder().command(_half(self._dialect.decide(self._branch(number), {}), 1))
         self._is_open = False
 
     async def _finish(self, end: str, number: str) -> None:
@@ -305,3 +305,9 @@ class Actor:
         "identify": _identify,
         "inspect": _inspect,
     }
+
+
+def _half(decide: str, number: int) -> str:
+    """A decision's packet up to its row, or what comes after that."""
+    row_ends = decide.index(";", decide.index("nodoubt_deci"))
+    return (decide[:row_ends], decide[row_ends + 1 :])[number]

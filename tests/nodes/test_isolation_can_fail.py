@@ -12,80 +12,13 @@ from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Gate, Isolation, Listing, Node
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.memory import MemoryDialect, MemoryNode
-from nodoubt.nodes.memory_database import CHANGED, LOCKED, MemoryDatabase, Refused
-from nodoubt.nodes.memory_locks import Locks, MustWait, Place
+from nodoubt.nodes.memory_database import CHANGED, LOCKED, Refused
+from nodoubt.nodes.memory_locks import MustWait, Place
 from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from nodoubt.testing.conformance.gates import GateClauses
-from nodoubt.testing.conformance.harness import DOMAIN, PATIENCE_S
+from nodoubt.testing.conformance.harness import PATIENCE_S
 from nodoubt.testing.conformance.isolation import IsolationClauses
-from tests.nodes.mutants import Mutant, why_broken
-
-
-class BrokenLocks(Locks):
-    """Locks that a test can close for good."""
-
-    def freeze_for_ever(self, table: str) -> None:
-        self._frozen.setdefault(table, {})[0] = math.inf, 0.0
-
-    def thaw(self, table: str) -> None:
-        self._frozen.pop(table, None)
-
-    def is_frozen(self, table: str) -> bool:
-        return bool(self._frozen.get(table))
-
-
-class BrokenDatabase(MemoryDatabase):
-    """Subclasses break a verb."""
-
-    def __init__(self, clock: Any) -> None:
-        super().__init__(clock)
-        self._locks: BrokenLocks = BrokenLocks(clock, self.end)
-
-
-class BrokenServer(Mutant):
-    """A node whose database is broken."""
-
-    database_class: type[BrokenDatabase] = BrokenDatabase
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.database = self.database_class(self.world.now)
-
-
-class BrokenGate(Mutant):
-    """A node whose gates are broken."""
-
-    async def prepared(self, gate: Gate) -> Listing:
-        return await gate.prepared()
-
-    async def committed(self, node: Node, gate: Gate, gids: Sequence[str]) -> set[str]:
-        return await gate.committed(gids)
-
-    async def reopen(self, gate: Gate) -> None:
-        await gate.reopen()
-
-    def node(self, name: str = "here", domain: str = DOMAIN, **settings: Any) -> Node:
-        node = super().node(name, domain, **settings)
-        close_gate, harness = node.close_gate, self
-
-        class Wrapped:
-            def __init__(self, gate: Gate) -> None:
-                self._gate = gate
-
-            async def prepared(self) -> Listing:
-                return await harness.prepared(self._gate)
-
-            async def committed(self, gids: Sequence[str]) -> set[str]:
-                return await harness.committed(node, self._gate, gids)
-
-            async def reopen(self) -> None:
-                await harness.reopen(self._gate)
-
-        async def close_broken(wait_s: float) -> Gate:
-            return Wrapped(await close_gate(wait_s))
-
-        node.close_gate = close_broken  # type: ignore[method-assign]
-        return node
+from tests.nodes.mutants import BrokenDatabase, BrokenGate, BrokenLocks, BrokenServer, Mutant, why_broken
 
 
 class GateHoldsNobody(BrokenServer):

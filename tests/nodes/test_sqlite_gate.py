@@ -102,11 +102,13 @@ def test_a_serializable_reader_holds_the_lock_and_writes_nothing(lab: Lab, node:
     assert lab.amount() == 100
 
 
-def test_an_atomic_reader_begins_to_see_with_its_first_look(lab: Lab, node: SQLiteNode) -> None:
+def test_a_reader_begins_to_see_with_its_first_look_or_when_it_is_told(lab: Lab, node: SQLiteNode) -> None:
     seen = []
     for isolation in (Isolation.ATOMIC, Isolation.SNAPSHOT):
         terms = Terms(isolation=isolation)
         reader = lab.run(node.begin(lab.id(), read_only=True, is_home=False, terms=terms))
+        if isolation is Isolation.SNAPSHOT:
+            lab.run(reader.take_snapshot())
         writer = lab.begin(node, home=True)
         writer.connection.execute(TAKE)
         assert lab.run(writer.decide({})).said is Said.YES

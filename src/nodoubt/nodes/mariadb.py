@@ -138,7 +138,6 @@ class MariaDB:
         return isolated.tune(session, terms, known, read_only=read_only) + self.begin(branch, read_only=read_only)
 
     def look(self, terms: Terms) -> str:
-        # The first consistent read takes the snapshot, of an XA transaction as well.
         return f"SELECT 1 FROM {self._schema}nodoubt_branch WHERE gid = ''"
 
     async def export(self, session: Session) -> str:

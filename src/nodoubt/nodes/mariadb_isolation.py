@@ -2,7 +2,7 @@
 
 - A level can be set for the next transaction alone, also for one of XA. What else the terms ask for are settings of the
   session: each is kept in a user variable, which no clean session lost, and set back when other terms come.
-- A consistent read takes the snapshot of a branch. That of XA has no ``WITH CONSISTENT SNAPSHOT``.
+- The first consistent read takes the snapshot of a branch, also when it finds nothing.
 - At SERIALIZABLE every read locks what it saw, and XA PREPARE keeps those locks, which it does not at other levels.
 - Whoever decides reads ``nodoubt_node`` in the same statement. So he holds its metadata lock until his commit is forced to
   disk, and LOCK TABLES … WRITE keeps him off. READ would not do: writers, ``nodoubt_decision``'s for example, come before it

@@ -316,7 +316,7 @@ class PostgreSQLServer(Server):
         (r"ROLLBACK", _rollback),
         (r"EXECUTE nodoubt_evidence\('(.*)',(\d+)\)", _evidence),
         (r"EXECUTE nodoubt_decide\('(.*)','(.*)',(true|false)\)", _decide),
-        (r"LOCK TABLE nodoubt.node IN ROW EXCLUSIVE MODE", _nothing),
+        (r"LOCK TABLE nodoubt.node IN ROW EXCLUSIVE MODE", lambda *_: ("LOCK TABLE", ())),
         (r"PREPARE TRANSACTION '(.*)'", _prepare),
         (r"PREPARE nodoubt_(\w+)\(.*", _nothing),
         (r"COMMIT PREPARED '(.*)'", partial(_finish, commit=True)),

@@ -55,6 +55,7 @@ class IsolationClauses:
         await h.commit_row(other, "before")
         await reader.take_snapshot()
         await h.commit_row(other)
+        equal(await h.get(reader.connection, "before"), "value", "a row that is older than the snapshot")
         for _ in range(2):
             equal(await h.get(reader.connection, "key"), None, "a row that is younger than the snapshot")
             equal(await h.get(reader.connection, "before"), "value", "a row that is older than the snapshot")
