@@ -228,6 +228,8 @@ def test_the_texts_of_nodoubt_are_recognised(dialect: PostgreSQL | MariaDB) -> N
         dialect.finish(ID, commit=True): Statement.COMMIT_BRANCH,
         dialect.finish(ID, commit=False): Statement.ROLLBACK_BRANCH,
         dialect.complete([ID.gid]): Statement.COMPLETE,
+        dialect.close_gate(1.0, 2.0): Statement.CLOSE_GATE,
+        dialect.reopen_gate(): Statement.OPEN_GATE if isinstance(dialect, MariaDB) else Statement.COMMIT,
         dialect.begin(ID, read_only=False): None,
         dialect.drop_evidence([ID.gid]): None,
         "INSERT INTO work VALUES (1)": None,

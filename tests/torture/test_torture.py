@@ -56,6 +56,31 @@ async def test_every_fault_on_servers_of_its_own_ends_clean(tmp_path: Path) -> N
     assert text.count("<rect") == closing["faults"]
 
 
+@pytest.mark.parametrize(
+    ("isolation", "promised"),
+    [
+        ("snapshot", {"the history": Level.STRONG_SNAPSHOT_ISOLATION}),
+        (
+            "serializable",
+            {"the history": Level.STRONG_SNAPSHOT_ISOLATION, "the transactions": Level.STRICT_SERIALIZABLE},
+        ),
+    ],
+)
+async def test_each_level_keeps_what_it_promises_under_faults(isolation: str, promised: dict[str, Level]) -> None:
+    status, closing, err = await torture(
+        *("--isolation", isolation, "--seconds", "15", "--seed", "5"),
+        *("--faults", "worker-kill,worker-pause,network,server-kill"),
+    )
+    assert (status, closing["wrong"], closing["in_doubt"], closing["failure"]) == (0, [], [], ""), err
+    judged = {part["of"]: part for part in closing["judged"]}
+    appends = {"the appends, the views and the last read": Level.STRICT_SERIALIZABLE}
+    assert {of: part["promised"] for of, part in judged.items()} == promised | appends
+    for part in judged.values():
+        assert part["promised"] in part["holds"]
+        assert part["transactions"] > 30, closing
+    assert f"--isolation {isolation}" in closing["again"]
+
+
 async def test_plain_commits_are_convicted() -> None:
     status, closing, err = await torture(
         *("--seconds", "10", "--seed", "2", "--unprotected", "--own", "postgresql,postgresql"),
@@ -109,6 +134,7 @@ async def test_tables_of_strangers_stop_it(database: DatabaseFactory) -> None:
         (["--seconds", "0"], "no time to run"),
         (["--workers", "0"], "--workers"),
         (["--faults", "earthquake"], "earthquake"),
+        (["--unprotected", "--isolation", "snapshot"], "plain commits know no isolation"),
         (["--report", "/nowhere/at/all.html"], "no folder"),
     ],
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from nodoubt.demo.bank import Books
-from nodoubt.torture import plan
+from nodoubt.judge import Level
+from nodoubt.nodes.contract import Isolation
+from nodoubt.torture import gates, plan
 from nodoubt.torture.options import Kind
 from nodoubt.torture.record import Record
 from nodoubt.torture.verdict import Ledgers, examine
@@ -45,7 +48,7 @@ def told(record: Record, gid: str, ending: str) -> None:
 
 def test_an_end_without_faults_is_clean() -> None:
     record, ledgers = ends()
-    findings, history = examine(record, ledgers, MONEY)
+    findings, history = examine(record, ledgers, MONEY, Isolation.ATOMIC)
     assert findings.wrong == []
     assert [op["process"] for op in history][-2:] == ["final", "final"]
     assert record.count("info") == 3
@@ -57,7 +60,7 @@ def test_what_nobody_knows_of_may_have_happened() -> None:
     ledgers.tickets["S9"] = ("a", 2, 1)
     ledgers.holders["a", 2] = "S9"
     ledgers.lists = {"a/0": [1, 3, 9], "b/0": [2, 4, 10]}
-    findings, _ = examine(record, ledgers, MONEY)
+    findings, _ = examine(record, ledgers, MONEY, Isolation.ATOMIC)
     assert findings.wrong == []
 
 
@@ -134,15 +137,81 @@ def break_an_invariant(record: Record, ledgers: Ledgers) -> None:
 def test_each_crime_is_convicted(crime: Callable[[Record, Ledgers], None], words: str) -> None:
     record, ledgers = ends()
     crime(record, ledgers)
-    findings, _ = examine(record, ledgers, MONEY)
+    findings, _ = examine(record, ledgers, MONEY, Isolation.ATOMIC)
     assert words in "\n".join(findings.wrong)
 
 
 def test_appends_in_two_orders_are_convicted_by_the_judge_alone() -> None:
     record, ledgers = ends()
     ledgers.lists = {"a/0": [1, 3], "b/0": [4, 2]}
-    findings, _ = examine(record, ledgers, MONEY)
+    findings, _ = examine(record, ledgers, MONEY, Isolation.ATOMIC)
     assert {anomaly["name"] for anomaly in findings.anomalies} >= {"G0"}
+
+
+Did = tuple[str, str, list[list[Any]]]
+
+
+def seen(*transactions: Did) -> tuple[Record, Ledgers]:
+    """Transactions and views, each in a process of its own and all at once: (gid, work, ops)."""
+    record, ledgers = ends()
+    for process, (gid, work, ops) in enumerate(transactions):
+        asked = [[function, key, None if function == "r" else value] for function, key, value in ops]
+        record.note(
+            {
+                "type": "invoke",
+                "process": f"3.{process}",
+                "work": work,
+                "gid": gid,
+                "value": asked,
+                "time": 40,
+                "why": "",
+            }
+        )
+    for process, (_, _, ops) in enumerate(transactions):
+        record.note({"type": "ok", "process": f"3.{process}", "value": ops, "time": 50, "why": ""})
+        for function, key, value in ops:
+            if function == "append":
+                ledgers.lists.setdefault(key, []).append(value)
+    return record, ledgers
+
+
+BOTH: Did = ("W", "lists", [["append", "a/1", 51], ["append", "b/1", 52]])
+HALF: list[list[Any]] = [["r", "a/1", [51]], ["r", "b/1", []]]
+#: Each reads what the other appends to.
+SKEW: tuple[Did, ...] = (
+    ("W1", "lists", [["r", "b/1", []], ["append", "a/1", 51]]),
+    ("W2", "lists", [["r", "a/1", []], ["append", "b/1", 52]]),
+)
+#: T1 read a before T2 wrote there, and was decided after it: a view in between sees T2 and not T1.
+BETWEEN: tuple[Did, ...] = (
+    ("T1", "lists", [["r", "a/1", []], ["append", "b/1", 52]]),
+    ("T2", "lists", [["append", "a/1", 51]]),
+    ("V", "view", HALF),
+)
+
+
+@pytest.mark.parametrize(
+    ("transactions", "convicting"),
+    [
+        ((BOTH, ("R", "lists", HALF)), {Isolation.SNAPSHOT, Isolation.SERIALIZABLE}),
+        ((BOTH, ("V", "view", HALF)), set(Isolation)),
+        (SKEW, {Isolation.SERIALIZABLE}),
+        (BETWEEN, set()),
+    ],
+    ids=["a reader saw half", "a view showed half", "write skew", "a view between two orders"],
+)
+def test_each_level_convicts_what_it_forbids(transactions: tuple[Did, ...], convicting: set[Isolation]) -> None:
+    found = {isolation: examine(*seen(*transactions), MONEY, isolation)[0] for isolation in Isolation}
+    assert {isolation for isolation, findings in found.items() if findings.wrong} == convicting
+
+
+def test_what_was_judged_is_told_with_all_that_holds() -> None:
+    findings, _ = examine(*seen(*SKEW), MONEY, Isolation.SNAPSHOT)
+    whole, appends = findings.judged
+    assert (whole.promised, whole.transactions) == (Level.STRONG_SNAPSHOT_ISOLATION, 5)
+    assert Level.STRONG_SNAPSHOT_ISOLATION in whole.holds
+    assert Level.SERIALIZABLE not in whole.holds
+    assert appends.holds == tuple(Level)
 
 
 def test_the_same_seed_plans_the_same_and_each_kind_has_a_stream_of_its_own() -> None:
@@ -153,4 +222,8 @@ def test_the_same_seed_plans_the_same_and_each_kind_has_a_stream_of_its_own() ->
     some = (Kind.WORKER_KILL, Kind.DISK_FULL)
     assert plan.draw(7, 600, some, servers, unprotected=False) == [strike for strike in whole if strike.kind in some]
     assert len(whole) > 300
+    for kind in (Kind.WORKER_KILL, Kind.WORKER_PAUSE):
+        points = {strike.point for strike in whole if strike.kind is kind}
+        assert points > {None, *gates.POINTS}
+    assert not {strike.point for strike in whole if strike.server} - {None}
     assert {strike.kind for strike in plan.draw(7, 5, tuple(Kind), servers, unprotected=False)} == set(plan.EVERY_S)

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "nodoubt torture --minutes 10 --report torture.html",
     "nodoubt torture --own postgresql,mariadb --seconds 30 --seed 7 --faults worker-kill,network",
+    "nodoubt torture --isolation serializable",
     "nodoubt torture --unprotected",
     "nodoubt torture --nodes orders=postgresql://localhost/scratch stock=mariadb://localhost/scratch",
 )
 _TEXT = """\
-Workers transfer money, append to lists and reserve seats on several databases, while processes are killed and stopped, the
-network loses, stalls and delays packets, and servers crash, hang, run out of disk and fail to write. Then everything is settled,
-read with plain SQL and judged. By default on servers of its own; --nodes names databases that hold nothing of value."""
+Workers transfer money, append to lists, view them and reserve seats on several databases, while processes are killed and
+stopped, the network loses, stalls and delays packets, and servers crash, hang, run out of disk and fail to write. Then
+everything is settled, read with plain SQL and judged. By default on servers of its own; --nodes names databases that hold nothing
+of value."""
 
 
 def add(subparsers: Any) -> None:
@@ -53,6 +55,12 @@ def add(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, help="draws faults, moments, victims and jobs (default: a new one)")
     parser.add_argument(
         "--faults", metavar="KIND,KIND", help="only these kinds of faults (default: all that can be had here)"
+    )
+    parser.add_argument(
+        "--isolation",
+        choices=("atomic", "snapshot", "serializable"),
+        default="atomic",
+        help="the level that transactions ask for, and what they see is judged by (default: %(default)s)",
     )
     parser.add_argument("--unprotected", action="store_true", help="for contrast: plain commits")
     parser.add_argument("--yes", action="store_true", help="don't ask before writing to --nodes")
@@ -97,6 +105,7 @@ def _ask(options: Options) -> None:
 
 def _options(arguments: argparse.Namespace) -> Options:
     """Check the arguments. Raises ConfigError."""
+    from nodoubt.nodes.contract import Isolation
     from nodoubt.torture.options import OWN, Kind, Options
 
     nodes = named_urls(arguments.nodes or ())
@@ -118,6 +127,9 @@ def _options(arguments: argparse.Namespace) -> Options:
         )
     except ValueError as error:
         raise ConfigError(f"--faults: {error}", hint=f"there are {', '.join(Kind)}") from None
+    isolation = Isolation(arguments.isolation)
+    if arguments.unprotected and isolation is not Isolation.ATOMIC:
+        raise ConfigError("plain commits know no isolation between nodes", hint="leave out --isolation")
     for path in (arguments.report, arguments.history):
         if path is not None and not path.resolve().parent.is_dir():
             raise ConfigError(f"there is no folder {path.resolve().parent}")
@@ -128,6 +140,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         seconds=seconds,
         workers=arguments.workers,
         faults=faults,
+        isolation=isolation,
         unprotected=arguments.unprotected,
         replace=arguments.replace,
         report=arguments.report,

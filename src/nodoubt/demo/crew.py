@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import signal
@@ -178,7 +179,9 @@ class Crew:
             try:
                 await asyncio.wait_for(victim.process.wait(), POINT_TIMEOUT_S)
             except TimeoutError:
-                victim.process.kill()
+                # It may have died at this very moment.
+                with contextlib.suppress(ProcessLookupError):
+                    victim.process.kill()
         await victim.listening
         self._members.remove(victim)
         await self._hire()

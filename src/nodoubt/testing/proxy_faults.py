@@ -21,6 +21,8 @@ class Statement(StrEnum):
     PROBE = "probe"
     COMPLETE = "mark complete"
     PURGE = "purge"
+    CLOSE_GATE = "close a gate"
+    OPEN_GATE = "open a gate"
     COMMIT = "any other commit"
 
 
@@ -34,6 +36,9 @@ _PATTERNS: Final[Mapping[Statement, str]] = {
     Statement.PROBE: r"^(?!.*\bROLLBACK$).*\bINSERT INTO \S*nodoubt[._]decision\b.*'aborted'",
     Statement.COMPLETE: r"\bUPDATE \S*nodoubt[._]decision SET complete\b",
     Statement.PURGE: r"^(?!.*\bROLLBACK$).*\bDELETE FROM \S*nodoubt[._]decision\b",
+    Statement.CLOSE_GATE: r"\bLOCK TABLE \S*nodoubt\.node IN SHARE MODE\b|\bLOCK TABLES \S*nodoubt_node WRITE\b",
+    Statement.OPEN_GATE: r"\bUNLOCK TABLES\b",
+    # PostgreSQL's gates are opened by a bare one.
     Statement.COMMIT: r"\bCOMMIT\b",
 }
 _TEXTS: Final = {

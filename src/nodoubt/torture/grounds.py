@@ -16,6 +16,9 @@ from nodoubt.torture.options import OF_SERVERS, Kind, Options
 
 #: This part of the requests that PREPARE, decide, COMMIT and the like is struck by the network.
 NETWORK_RATE = 0.004
+#: Of those that open a gate or close it: each keeps all transactions waiting until the server ends the holder's session.
+GATE_RATE = 0.0004
+_OF_GATES = (Statement.CLOSE_GATE, Statement.OPEN_GATE, Statement.COMMIT)
 #: More requests of one kind than a node gets in a second.
 REQUESTS_PER_S = 500
 
@@ -98,9 +101,10 @@ def _own(kinds: Sequence[str], stack: contextlib.ExitStack, on: list[Kind], off:
 
 def _schedule(options: Options, number: int) -> Schedule:
     """A node's own: the same seed gives each node the same faults in every run."""
-    return Schedule.drawn(
-        options.seed * 1000 + number,
-        rate=NETWORK_RATE,
-        requests=round(options.seconds * REQUESTS_PER_S),
-        statements=tuple(Statement),
-    )
+    seed, requests = options.seed * 1000 + number, round(options.seconds * REQUESTS_PER_S)
+    others = set(Statement) - set(_OF_GATES)
+    drawn = [
+        Schedule.drawn(seed, rate=rate, requests=requests, statements=sorted(statements))
+        for rate, statements in ((NETWORK_RATE, others), (GATE_RATE, _OF_GATES))
+    ]
+    return Schedule(tuple(fault for schedule in drawn for fault in schedule.faults))

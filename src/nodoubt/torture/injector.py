@@ -100,8 +100,9 @@ class Injector:
                 died = f"killed at {victim.died_at!r}" if victim.died_at else "killed"
                 self._happened(strike.kind, f"worker {victim.number}", died)
             case Kind.WORKER_PAUSE:
-                number = await self._crew.pause(strike.lasts_s)
-                self._happened(strike.kind, f"worker {number}", "stopped", loop.time() - began)
+                number, where = await self._crew.pause(strike.lasts_s, strike.point)
+                stopped = f"stopped at {where!r}" if where else "stopped"
+                self._happened(strike.kind, f"worker {number}", stopped, loop.time() - began)
             case _:
                 async with self._busy[strike.server]:
                     await self.revive(strike.server)

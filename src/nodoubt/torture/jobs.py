@@ -1,4 +1,4 @@
-"""What the transactions do: transfers, appends to lists, reservations; and the tables of the last two.
+"""What the transactions do: transfers, appends to lists and views of them, reservations; and the tables of the last ones.
 
 Knows SQL; knows neither processes nor how a transaction is committed: that is the ``Hand``'s. Lists are touched in the order of
 their names, and the legs of a transfer in that of the nodes, so that few wait for each other in a ring.
@@ -6,13 +6,15 @@ their names, and the legs of a transfer in that of the nodes, so that few wait f
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nodoubt.demo.bank import Leg, draw_transfer, leg_texts
 from nodoubt.demo.plain import PlainSession
+from nodoubt.nodes.contract import Key
 from nodoubt.nodes.dialect import Row
 
 LISTS = "torture_lists"
@@ -39,38 +41,56 @@ class Hand(Protocol):
         """Read."""
 
 
-class Job(Protocol):
-    """What one transaction does."""
+class Task(Protocol):
+    """What one transaction or one snapshot does."""
 
     @property
     def name(self) -> str:
         """The kind of work."""
 
     @property
-    def value(self) -> Any:
-        """What is asked for."""
+    def ops(self) -> list[list[Any]] | None:
+        """What is asked for, as the history has it; None for what has no history."""
+
+    async def carry_out(self, hand: Hand, kinds: Mapping[str, str]) -> Any:
+        """Do it; what was seen."""
+
+
+class Job(Task, Protocol):
+    """What one transaction does."""
 
     @property
-    def writes(self) -> set[str]:
+    def writes(self) -> Set[str]:
         """The nodes that it may write to."""
 
-    async def carry_out(self, hand: Hand, kinds: dict[str, str]) -> Any:
-        """Do it; what was seen."""
+    @property
+    def reads(self) -> Set[str]:
+        """The nodes that it only reads."""
+
+    @property
+    def keys(self) -> list[Key]:
+        """What stands for the rows that others touch, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
     """Money from one node to one or two others."""
 
-    value: list[Leg]
+    legs: list[Leg]
     name = "transfer"
+    ops = None
+    reads = frozenset[str]()
 
     @property
-    def writes(self) -> set[str]:
-        return {leg.node for leg in self.value}
+    def writes(self) -> Set[str]:
+        return {leg.node for leg in self.legs}
 
-    async def carry_out(self, hand: Hand, kinds: dict[str, str]) -> Any:
-        for leg in self.value:
+    @property
+    def keys(self) -> list[Key]:
+        return [Key(name=f"account {leg.account} on {leg.node}") for leg in self.legs]
+
+    async def carry_out(self, hand: Hand, kinds: Mapping[str, str]) -> Any:
+        for leg in self.legs:
             for sql in leg_texts(hand.gid, leg):
                 await hand.run(leg.node, sql)
 
@@ -79,16 +99,24 @@ class Transfer:
 class Appends:
     """Appends to lists and reads of lists on any nodes; a list's key is ``node/name``. The ops are those of the history."""
 
-    value: list[list[Any]]
+    ops: list[list[Any]]
     name = "lists"
 
     @property
-    def writes(self) -> set[str]:
-        return {_node(key) for function, key, _ in self.value if function == "append"}
+    def writes(self) -> Set[str]:
+        return {_node(key) for function, key, _ in self.ops if function == "append"}
 
-    async def carry_out(self, hand: Hand, kinds: dict[str, str]) -> list[list[Any]]:
+    @property
+    def reads(self) -> Set[str]:
+        return {_node(key) for _, key, _ in self.ops} - self.writes
+
+    @property
+    def keys(self) -> list[Key]:
+        return [Key(name=f"list {key}", shared=function == "r") for function, key, _ in self.ops]
+
+    async def carry_out(self, hand: Hand, kinds: Mapping[str, str]) -> list[list[Any]]:
         seen: list[list[Any]] = []
-        for function, key, value in self.value:
+        for function, key, value in self.ops:
             node = _node(key)
             if function == "append":
                 await hand.run(node, append_text(kinds[node], key, value))
@@ -100,18 +128,43 @@ class Appends:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """Reads of all lists that are in use, on all nodes, of one instant."""
+
+    ops: list[list[Any]]
+    name = "view"
+
+    async def carry_out(self, hand: Hand, kinds: Mapping[str, str]) -> list[list[Any]]:
+        found: dict[str, list[int]] = {}
+        for node, keys in itertools.groupby((key for _, key, _ in self.ops), _node):
+            named = ", ".join(f"'{key}'" for key in keys)
+            for key, text in await hand.rows(node, f"SELECT id, elements FROM {LISTS} WHERE id IN ({named})"):
+                found[str(key)] = elements(str(text))
+        return [["r", key, found.get(key, [])] for _, key, _ in self.ops]
+
+
+@dataclass(frozen=True, slots=True)
 class Reservation:
     """Take a seat if it is free, give it back if not; a ticket on another node says which."""
 
-    value: tuple[str, int, str]
+    place: str
+    seat: int
+    office: str
     name = "reservation"
+    ops = None
+    reads = frozenset[str]()
 
     @property
-    def writes(self) -> set[str]:
-        return {self.value[0], self.value[2]}
+    def writes(self) -> Set[str]:
+        return {self.place, self.office}
 
-    async def carry_out(self, hand: Hand, kinds: dict[str, str]) -> int:
-        place, seat, office = self.value
+    @property
+    def keys(self) -> list[Key]:
+        # Nobody else touches the ticket.
+        return [Key(name=f"seat {self.seat} on {self.place}")]
+
+    async def carry_out(self, hand: Hand, kinds: Mapping[str, str]) -> int:
+        place, seat, office = self.place, self.seat, self.office
         lock = "" if kinds[place] == "sqlite" else " FOR UPDATE"
         ((holder,),) = await hand.rows(place, f"SELECT holder FROM {SEATS} WHERE id = {seat}{lock}")
         step = -1 if holder else 1
@@ -120,14 +173,16 @@ class Reservation:
         return step
 
 
-def draw_job(nodes: Sequence[str], dice: random.Random, now_s: float, value: int) -> Job:
+def draw_job(nodes: Sequence[str], dice: random.Random, now_s: float, value: int) -> Job | View:
     """A random job. ``now_s`` says which lists are in use, ``value`` to ``value + OPS_MAX`` may be appended."""
-    match dice.choice(("transfer", "lists", "lists", "reservation")):
+    window = int(now_s / WINDOW_S)
+    keys = [f"{node}/{window}.{number}" for node in nodes for number in range(LISTS_PER_NODE)]
+    match dice.choice(("transfer", "lists", "lists", "reservation", "view")):
         case "transfer":
             return Transfer(draw_transfer(nodes, dice))
+        case "view":
+            return View([["r", key, None] for key in keys])
         case "lists":
-            window = int(now_s / WINDOW_S)
-            keys = [f"{node}/{window}.{number}" for node in nodes for number in range(LISTS_PER_NODE)]
             drawn = sorted(dice.choices(keys, k=dice.randint(1, OPS_MAX)))
             appends = [dice.random() < 0.5 for _ in drawn]
             return Appends(
@@ -138,7 +193,7 @@ def draw_job(nodes: Sequence[str], dice: random.Random, now_s: float, value: int
             )
         case _:
             place, office = dice.sample(list(nodes), 2)
-            return Reservation((place, dice.randrange(SEATS_PER_NODE), office))
+            return Reservation(place, dice.randrange(SEATS_PER_NODE), office)
 
 
 def append_text(kind: str, key: str, value: int) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from nodoubt.nodes.contract import Isolation
+
 DOMAIN = "torture"
 SECONDS = 60.0
 WORKERS = 4
@@ -39,6 +41,8 @@ class Options:
     seconds: float = SECONDS
     workers: int = WORKERS
     faults: Sequence[Kind] = tuple(Kind)
+    #: What transactions ask for, and what their history is judged by.
+    isolation: Isolation = Isolation.ATOMIC
     unprotected: bool = False
     #: Drop the tables of a run that was killed.
     replace: bool = False
@@ -54,4 +58,6 @@ class Options:
             words += ["--nodes", *(f"{name}=URL" for name in self.nodes)]
         else:
             words += ["--own", ",".join(self.own)]
+        if self.isolation is not Isolation.ATOMIC:
+            words += ["--isolation", self.isolation.value]
         return [*words, *(["--unprotected"] if self.unprotected else [])]

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from nodoubt.demo.killer import BETWEEN, POINTS
+from nodoubt.torture import gates
 from nodoubt.torture.options import Kind
 
 #: On the average one fault of a kind in so many seconds, and at least one in each run.
@@ -43,7 +44,7 @@ class Strike:
     #: The server that is struck; "" for a worker, which is drawn among those at work.
     server: str = ""
     lasts_s: float = 0.0
-    #: The step of a commit at which a worker kills itself; None for a kill from outside.
+    #: The step at which a worker kills itself or stops; None for a strike from outside.
     point: str | None = None
 
 
@@ -64,14 +65,14 @@ def draw(
                     kind=kind,
                     server=dice.choice(servers) if servers and not kind.startswith("worker") else "",
                     lasts_s=min(dice.uniform(shortest, longest), seconds / 4),
-                    point=_point(number, dice, unprotected=unprotected) if kind is Kind.WORKER_KILL else None,
+                    point=_point(kind, number, dice, unprotected=unprotected),
                 )
             )
     return sorted(strikes, key=lambda strike: strike.at_s)
 
 
-def _point(number: int, dice: random.Random, *, unprotected: bool) -> str | None:
-    """Every other worker dies at a step of a commit, which kills from outside rarely hit."""
-    if number % 2:
+def _point(kind: Kind, number: int, dice: random.Random, *, unprotected: bool) -> str | None:
+    """Every other worker dies or stops at a step of a commit or of an opening, which strikes from outside rarely hit."""
+    if number % 2 or kind not in (Kind.WORKER_KILL, Kind.WORKER_PAUSE):
         return None
-    return BETWEEN if unprotected else dice.choice(tuple(POINTS))
+    return BETWEEN if unprotected else dice.choice((*POINTS, *gates.POINTS))

@@ -22,7 +22,7 @@ class Done:
     work: str
     #: ``ok``, ``fail`` or ``info``: nobody knows, since the client was killed or was told so.
     ending: str = "info"
-    #: The ops of a transaction on lists.
+    #: The ops on lists; None for other work.
     asked: Any = None
 
 
@@ -62,8 +62,8 @@ class Record:
 
     def _keep(self, done: Done, op: dict[str, Any]) -> None:
         """Only the lists have a history; the other work is judged by what it left."""
-        if done.work == "lists":
-            self._ops.append(op | {"gid": done.gid})
+        if done.asked is not None:
+            self._ops.append(op | {"gid": done.gid, "work": done.work})
 
     def count(self, ending: str) -> int:
         """How many transactions ended so."""
@@ -77,17 +77,22 @@ class Record:
         keys = {key for op in ops for _, key, _ in op["value"] or ()} | set(final)
         value = [["r", key, final.get(key, [])] for key in sorted(keys)]
         blank = [["r", key, None] for _, key, _ in value]
-        last = {"process": FINAL, "gid": FINAL}
+        last = {"process": FINAL, "gid": FINAL, "work": FINAL}
         ops.append({"type": "invoke", "value": blank, "time": after, **last})
         ops.append({"type": "ok", "value": value, "time": after + 1, **last})
         return ops
 
 
+def without_views(history: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The transactions alone, and the last read."""
+    return (op for op in history if op["work"] != "view")
+
+
 def without_reads(history: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The same without all reads but the last one. Transactions that only read are left out."""
+    """The appends, the views and the last read: transactions without what they read, those that append nothing not at all."""
     left_out = set()
     for op in history:
-        if op["process"] == FINAL:
+        if op["work"] != "lists":
             yield op
             continue
         value = op["value"] and [part for part in op["value"] if part[0] == "append"]

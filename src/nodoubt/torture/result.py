@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nodoubt.nodes.contract import Isolation
 from nodoubt.torture.injector import Fault
 from nodoubt.torture.options import Kind
+from nodoubt.torture.verdict import Judged
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,6 +21,7 @@ class Result:
     #: Node -> kind.
     nodes: Mapping[str, str]
     workers: int
+    isolation: Isolation
     seed: int
     seconds: float
     #: The command that does the same again.
@@ -38,6 +41,7 @@ class Result:
     settle_seconds: float = 0.0
     wrong: Sequence[str] = ()
     anomalies: Sequence[Mapping[str, Any]] = ()
+    judged: Sequence[Judged] = ()
     #: What is still prepared, undecided or out of sight.
     pending: Sequence[str] = ()
     #: Why the run ended early, if it did.
@@ -64,16 +68,19 @@ class Result:
         """In one sentence."""
         if self.wrong:
             words = "CONVICTED: " + (
-                "plain commits tear transactions when processes, servers or networks fail between two of them."
+                "plain commits tear transactions, for those who read between two of them, and for ever when processes,"
+                " servers or networks fail there."
                 if self.unprotected
-                else "a transaction was not all or nothing, or somebody was told a lie."
+                else "a transaction was not all or nothing, or somebody was told a lie, or saw what nobody must see."
             )
         elif self.pending:
             words = "IN DOUBT: nothing is torn, but not everything could be settled in time."
         elif self.failure:
-            words = "CUT SHORT: nothing is torn and nothing in doubt, but the run could not go on."
+            words = "CUT SHORT: nothing is torn and nothing in doubt, but the run could not go on, or shows nothing."
         else:
             words = "CLEAN: every transaction happened everywhere or nowhere, and everybody was told the truth."
+            if self.isolation is not Isolation.ATOMIC:
+                words += f" Nobody saw what isolation={self.isolation.value!r} forbids."
         return words
 
     def as_json(self) -> dict[str, Any]:
@@ -83,6 +90,7 @@ class Result:
             "protected": not self.unprotected,
             "nodes": dict(self.nodes),
             "workers": self.workers,
+            "isolation": self.isolation.value,
             "seed": self.seed,
             "seconds": round(self.seconds, 1),
             "transactions": self.transactions,
@@ -97,6 +105,10 @@ class Result:
             "settle_seconds": round(self.settle_seconds, 2),
             "longest_in_doubt_seconds": round(self.longest_in_doubt_s, 1),
             "wrong": list(self.wrong),
+            "judged": [
+                {"of": part.of, "promised": part.promised, "transactions": part.transactions, "holds": list(part.holds)}
+                for part in self.judged
+            ],
             "anomalies": [{"name": anomaly["name"], "of": anomaly["of"]} for anomaly in self.anomalies],
             "in_doubt": list(self.pending),
             "failure": self.failure,
@@ -113,6 +125,7 @@ class Result:
         rows = [
             ("nodes", ", ".join(f"{node} ({kind})" for node, kind in self.nodes.items())),
             ("work", f"{self.workers} worker processes, {how}"),
+            ("isolation", self.isolation.value),
             ("transactions", f"{self.transactions:,} in {self.seconds:.0f} s{rate}"),
             ("", f"{endings}, {self.endings.get('info', 0):,} whose client does not know"),
             ("faults", f"{sum(self.counts.values()):,}"),
@@ -125,6 +138,11 @@ class Result:
                 ("settled", f"{self.settled:,} branches by others than their owners"),
                 ("in doubt", f"{len(self.pending)} at the end; the longest {doubt}"),
             ]
+        for part in self.judged:
+            # Of levels that do not contain each other, the last is named.
+            strongest = part.holds[-1] if part.holds else "no level"
+            found = f"{strongest} (promised: {part.promised})"
+            rows.append(("judged", f"{part.of}, {part.transactions:,} transactions: {found}"))
         return [*rows, ("seed", f"{self.seed}"), ("again", shlex.join(self.again))]
 
     def as_text(self) -> str:

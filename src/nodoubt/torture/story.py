@@ -17,7 +17,9 @@ from nodoubt.demo.story import install
 from nodoubt.demo.view import View
 from nodoubt.engine.asynchronous import AsyncTransactionManager
 from nodoubt.engine.config import Config, load
+from nodoubt.engine.request import check
 from nodoubt.errors import NodoubtError
+from nodoubt.nodes.contract import Isolation
 from nodoubt.testing.servers import ServerFailed
 from nodoubt.torture import jobs, plan
 from nodoubt.torture.crew import TortureCrew
@@ -77,6 +79,7 @@ class _Run:
             number,
             self.options.seed * 1000 + number,
             unprotected=self.options.unprotected,
+            isolation=self.options.isolation,
             started_ns=self.started_ns,
         )
 
@@ -85,6 +88,8 @@ class _Run:
         loop = asyncio.get_running_loop()
         async with AsyncTransactionManager(config) as tm:
             await self._work(tm)
+            if not (self.crew.record.commits_ns or self.failure or self._interrupted.is_set()):
+                self.failure = "no transaction was committed"
             for proxy in self.grounds.proxies.values():
                 proxy.stop()
             for name in self.grounds.servers:
@@ -169,6 +174,8 @@ class _Run:
             seed=self.options.seed,
             seconds=self.seconds,
             again=self.options.command,
+            isolation=self.options.isolation,
+            judged=findings.judged,
             endings={ending: record.count(ending) for ending in ("ok", "fail", "info")},
             reasons=record.reasons,
             rates=[seconds[second] for second in range(max(seconds, default=0) + 1)],
@@ -202,6 +209,10 @@ async def _found(options: Options, config: Config) -> int:
             await bank.check_vacant(session, node, replace=options.replace, tables=tables)
     # What a killed run left prepared would hold locks on the tables that are to be replaced.
     async with AsyncTransactionManager(config) as tm:
+        for place in tm.nodes.values():
+            check(place, options.isolation, read_only=False)
+            if not options.unprotected:
+                check(place, Isolation.SNAPSHOT, read_only=True)
         await settle_all(tm, SETTLE_TIMEOUT_S)
     async with connections(config.nodes) as sessions:
         for session in sessions.values():
@@ -217,7 +228,7 @@ async def _examine(options: Options, config: Config, run: _Run, money: int) -> F
     except NodoubtError as error:
         run.pending.append(f"the last read failed: {error.message}")
         return Findings()
-    findings, history = examine(run.crew.record, ledgers, money)
+    findings, history = examine(run.crew.record, ledgers, money, options.isolation)
     if options.history is not None:
         write(history, options.history, f"torture, seed {options.seed}")
         run.files.append(f"the history is in {options.history}")

@@ -1,26 +1,39 @@
 """What is wrong: the judge's word on the lists, and invariants read from the databases by plain SQL after everything is settled.
 
-Two histories are judged. With all reads, read-committed must hold: a branch is seen by others only after the decision, so
-whoever saw something was decided later. Without the reads during the run, of the appends and the last read of every key, strict
-serializability must: all locks are held until the decision, so the decisions are the order, and nothing may be torn, lost, or
-there although it was aborted. Stronger levels are not promised: between two commits a reader sees one and not yet the other.
+Several parts of the history are judged. With all reads, what the level of isolation promises must hold. At ``atomic`` that is
+read-committed: a branch is seen by others only after the decision, so whoever saw something was decided later; but between two
+commits a reader sees one and not yet the other. Of the appends, the views and the last read of every key, without the other
+reads, strict serializability must hold at every level: all locks of writes are held until the decision, so the decisions are the
+order, each view is an instant between two of them, and nothing may be torn, lost, or there although it was aborted.
+
+At ``serializable`` the transactions are strict-serializable in the order of the moments in which each had all of its locks. A
+view is an instant of another order, that of the decisions: a branch that was only read gives up its locks before its transaction
+decides. So who reads through views what serializable transactions wrote has a snapshot, and together they keep no more than that.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nodoubt.demo import bank
 from nodoubt.demo.plain import PlainSession
-from nodoubt.judge import Level, Verdict, judge
+from nodoubt.judge import Level, judge
+from nodoubt.nodes.contract import Isolation
 from nodoubt.torture.jobs import LISTS, SEATS, TICKETS, elements
-from nodoubt.torture.record import Done, Record, without_reads
+from nodoubt.torture.record import Done, Record, without_reads, without_views
 
 #: So many examples of each finding are named.
 EXAMPLES_MAX = 5
+
+#: What all transactions and views together keep.
+PROMISED = {
+    Isolation.ATOMIC: Level.READ_COMMITTED,
+    Isolation.SNAPSHOT: Level.STRONG_SNAPSHOT_ISOLATION,
+    Isolation.SERIALIZABLE: Level.STRONG_SNAPSHOT_ISOLATION,
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +61,17 @@ async def read(sessions: Mapping[str, PlainSession]) -> Ledgers:
     return ledgers
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A part of the history, what it was judged by, and the levels that nothing in it speaks against."""
+
+    of: str
+    promised: Level
+    #: Transactions that were told to be committed, and views.
+    transactions: int
+    holds: tuple[Level, ...]
+
+
 @dataclass(slots=True, kw_only=True)
 class Findings:
     """What speaks against the run; nothing does when all are empty."""
@@ -56,6 +80,7 @@ class Findings:
     wrong: list[str] = field(default_factory=list)
     #: The judge's anomalies that must not be, with their examples.
     anomalies: list[dict[str, Any]] = field(default_factory=list)
+    judged: list[Judged] = field(default_factory=list)
 
     def against(self, rule: str, examples: list[str]) -> None:
         """Note a broken rule, if there are examples."""
@@ -63,14 +88,19 @@ class Findings:
             more = ", …" if len(examples) > EXAMPLES_MAX else ""
             self.wrong.append(f"{len(examples)} {rule}: {', '.join(examples[:EXAMPLES_MAX])}{more}")
 
-    def judged(self, verdict: Verdict, level: Level, of: str) -> None:
-        """Note what a level forbids."""
+    def judge(self, of: str, ops: Iterable[dict[str, Any]], level: Level) -> None:
+        """Judge a part of the history, and note what the level forbids."""
+        verdict = judge(ops)
+        holds = tuple(level for level in Level if verdict.holds(level))
+        self.judged.append(Judged(of=of, promised=level, transactions=verdict.ok, holds=holds))
         for anomaly in verdict.against(level):
             self.wrong.append(f"{anomaly.name} in {of}, which {level} forbids: {'; '.join(anomaly.words)}")
             self.anomalies.append({"name": anomaly.name, "of": of, "words": anomaly.words, "drawing": anomaly.drawing})
 
 
-def examine(record: Record, ledgers: Ledgers, money: int) -> tuple[Findings, list[dict[str, Any]]]:
+def examine(
+    record: Record, ledgers: Ledgers, money: int, isolation: Isolation
+) -> tuple[Findings, list[dict[str, Any]]]:
     """Everything that is wrong, and the history that was judged."""
     findings = Findings()
     findings.against("invariants of nodoubt broken, or branches finished by somebody else", record.broken)
@@ -78,8 +108,10 @@ def examine(record: Record, ledgers: Ledgers, money: int) -> tuple[Findings, lis
     _seats(findings, record, ledgers)
     _lists(findings, record, ledgers)
     history = record.history(ledgers.lists)
-    findings.judged(judge(history), Level.READ_COMMITTED, "the history")
-    findings.judged(judge(without_reads(history)), Level.STRICT_SERIALIZABLE, "the appends and the last read")
+    findings.judge("the history", history, PROMISED[isolation])
+    if isolation is Isolation.SERIALIZABLE:
+        findings.judge("the transactions", without_views(history), Level.STRICT_SERIALIZABLE)
+    findings.judge("the appends, the views and the last read", without_reads(history), Level.STRICT_SERIALIZABLE)
     return findings, history
 
 
@@ -126,7 +158,7 @@ def _lists(findings: Findings, record: Record, ledgers: Ledgers) -> None:
     findings.against("appends are there twice", [str(append) for append, count in there.items() if count > 1])
     halves, missing, present = [], [], []
     for done in record.done.values():
-        if done.work != "lists":
+        if done.asked is None:
             continue
         found = [(key, value) in there for function, key, value in done.asked if function == "append"]
         if any(found) and not all(found):

@@ -11,9 +11,10 @@ import inspect
 import itertools
 import json
 import secrets
+import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -21,11 +22,13 @@ from nodoubt.demo.bank import read_rows
 from nodoubt.demo.killer import BETWEEN
 from nodoubt.demo.plain import PlainSession, connections
 from nodoubt.demo.worker import Worker, say, serve
-from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManager
+from nodoubt.engine.asynchronous import AsyncTransactionManager
 from nodoubt.engine.config import load
+from nodoubt.engine.request import Level, Wishes
 from nodoubt.errors import HeuristicOutcome, InvariantBroken, NodeUnavailable, NodoubtError
 from nodoubt.nodes.dialect import Row
-from nodoubt.torture.jobs import OPS_MAX, Job, draw_job
+from nodoubt.torture import gates
+from nodoubt.torture.jobs import OPS_MAX, Job, Task, View, draw_job
 from nodoubt.torture.options import DOMAIN
 
 #: Transactions at once in each process: one that is stalled keeps the others going.
@@ -37,6 +40,7 @@ SETTINGS = {
     "settle_every_s": 1.0,
     "retention_s": 150.0,
     "purge_every_s": 20.0,
+    "lock_wait_s": 1.0,
 }
 SESSION_LIMIT_S = 15.0
 IMPATIENCE = {"acquire_timeout_s": 2.0, "connect_timeout_s": 2.0, "lock_timeout_s": 1.0}
@@ -45,6 +49,14 @@ PAUSE_S = 0.2
 CLOSE_TIMEOUT_S = 1.0
 #: Each worker appends numbers of its own.
 VALUES_PER_WORKER = 10**7
+#: This share of the serializable transactions declares no keys, and so runs alone.
+SHARE_ALONE = 0.01
+#: This share of the views is read through several connections, where a node can share what it shows.
+SHARE_OF_SHARED = 0.3
+#: A point with this before it is one to stop at, not to die at.
+STOP_AT = "stop at "
+#: How long a worker that nobody wakes stands still; longer than any pause.
+STOP_S_MAX = 60.0
 
 _ENDINGS = {"committed": "ok", "aborted": "fail", "unknown": "info"}
 
@@ -61,13 +73,23 @@ class Toiler(Worker):
         super().__init__(DOMAIN, told["seed"])
         self.kinds: dict[str, str] = told["kinds"]
         self._nodes = node_tables(told["nodes"], **IMPATIENCE)
+        self._isolation: Level = told["isolation"]
         self._started_ns: int = told["started_ns"]
         self._number: int = told["number"]
         self._values = itertools.count(self._number * VALUES_PER_WORKER, OPS_MAX)
         #: A process of the history whose last transaction may still take effect is given up, and another goes on.
         self._processes = itertools.count(1)
 
-    def draw(self) -> Job:
+    def reached(self, point: str, gid: str) -> None:
+        if self.point == STOP_AT + point:
+            self.point = None
+            # Whoever hears it stops us, and wakes us: the signal that does counts also when it comes early.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCONT})
+            say(stopping=point)
+            signal.sigtimedwait({signal.SIGCONT}, STOP_S_MAX)
+        super().reached(point, gid)
+
+    def draw(self) -> Job | View:
         """The next job."""
         now_s = (time.monotonic_ns() - self._started_ns) / 1e9
         return draw_job(list(self.kinds), self.dice, now_s, next(self._values))
@@ -84,16 +106,46 @@ class Toiler(Worker):
                     if self.stopping.is_set():
                         return
                     await asyncio.sleep(PAUSE_S)
-            await self._lanes(lambda process: self._transaction(tm, process))
+            gates.watch(tm.nodes.values(), lambda point: self.reached(point, ""))
+            await self._lanes(lambda process: self._job(tm, process))
 
-    async def _transaction(self, tm: AsyncTransactionManager, process: str) -> str:
-        job, value, why = self.draw(), None, ""
+    async def _job(self, tm: AsyncTransactionManager, process: str) -> str:
+        job = self.draw()
+        if isinstance(job, View):
+            return await self._view(tm, process, job)
+        return await self._transaction(tm, process, job)
+
+    async def _view(self, tm: AsyncTransactionManager, process: str, job: View) -> str:
+        gid, value, why = secrets.token_hex(13), None, ""
+        sharing = self.dice.random() < SHARE_OF_SHARED
+        invoke(process, job, gid)
+        try:
+            async with tm.snapshot(max_age=TIMEOUT_S) as view:
+                hand = Protected(
+                    gid,
+                    lambda node: (
+                        view.another(node)
+                        if sharing and tm.nodes[node].capabilities.shares_snapshots
+                        else view.on(node)
+                    ),
+                    self.kinds,
+                )
+                value = await job.carry_out(hand, self.kinds)
+        except Exception as error:
+            why = type(error).__name__
+        ending = "fail" if why else "ok"
+        end(process, ending, value, why)
+        return ending
+
+    async def _transaction(self, tm: AsyncTransactionManager, process: str, job: Job) -> str:
+        value, why = None, ""
         home = self.dice.choice(sorted(job.writes)) if job.writes else None
-        tx = tm.transaction(home=home, timeout=TIMEOUT_S)
+        tx = tm.transaction(home=home, timeout=TIMEOUT_S, **self._wishes(job))
+        hand = Protected(tx.gid, lambda node: tx.on(node, read_only=node not in job.writes), self.kinds)
         invoke(process, job, tx.gid)
         try:
             async with tx:
-                value = await job.carry_out(Protected(tx, job, self.kinds), self.kinds)
+                value = await job.carry_out(hand, self.kinds)
         except (InvariantBroken, HeuristicOutcome) as error:
             say(broken=str(error))
             why = type(error).__name__
@@ -102,6 +154,15 @@ class Toiler(Worker):
         ending = _ENDINGS[tx.outcome.state]
         end(process, ending, value, why)
         return ending
+
+    def _wishes(self, job: Job) -> Wishes:
+        """What a transaction asks for at the level of this run."""
+        if self._isolation == "atomic":
+            return {}
+        wishes = Wishes(isolation=self._isolation, nodes=sorted(job.writes), reads=sorted(job.reads))
+        if self._isolation == "serializable" and self.dice.random() >= SHARE_ALONE:
+            wishes["keys"] = job.keys
+        return wishes
 
     async def with_plain_commits(self) -> None:
         """Every job committed on one node after the other."""
@@ -160,16 +221,15 @@ class Toiler(Worker):
 
 
 class Protected:
-    """A hand whose statements are branches of a transaction of nodoubt."""
+    """A hand whose statements are branches of a transaction, or of a snapshot, of nodoubt. ``on`` gives their connections."""
 
-    def __init__(self, tx: AsyncTransaction, job: Job, kinds: Mapping[str, str]) -> None:
-        self.gid = tx.gid
-        self._tx = tx
-        self._writes = job.writes
+    def __init__(self, gid: str, on: Callable[[str], Awaitable[Any]], kinds: Mapping[str, str]) -> None:
+        self.gid = gid
+        self._on = on
         self._kinds = kinds
 
     async def run(self, node: str, sql: str) -> None:
-        connection = await self._tx.on(node)
+        connection = await self._on(node)
         if self._kinds[node] == "mariadb":
             async with connection.cursor() as cursor:
                 await cursor.execute(sql)
@@ -179,8 +239,7 @@ class Protected:
                 await done
 
     async def rows(self, node: str, sql: str) -> Sequence[Row]:
-        connection = await self._tx.on(node, read_only=node not in self._writes)
-        return await read_rows(self._kinds[node], connection, sql)
+        return await read_rows(self._kinds[node], await self._on(node), sql)
 
 
 class Unprotected:
@@ -220,10 +279,9 @@ def node_tables(urls: Mapping[str, str], **more: float) -> dict[str, dict[str, A
     return {name: {"url": url, "session_limit_s": SESSION_LIMIT_S, **more} for name, url in urls.items()}
 
 
-def invoke(process: str, job: Job, gid: str) -> None:
+def invoke(process: str, job: Task, gid: str) -> None:
     """Record that a job begins."""
-    value = job.value if job.name == "lists" else None
-    say(type="invoke", process=process, work=job.name, gid=gid, value=value, time=time.monotonic_ns())
+    say(type="invoke", process=process, work=job.name, gid=gid, value=job.ops, time=time.monotonic_ns())
 
 
 def end(process: str, ending: str, value: Any, why: str) -> None:
