@@ -30,6 +30,7 @@ from tests.conftest import DatabaseFactory
 from tests.docs_shop import PAGES, ROOT, Shop, blocks, commands, printed
 
 README, GUIDE, ARCHITECTURE = ROOT / "README.md", ROOT / "docs" / "guide.md", ROOT / "ARCHITECTURE.md"
+ISOLATION = ROOT / "docs" / "isolation.md"
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 #: Options that make a command short that is shown without.
 SHORTER = {
@@ -67,24 +68,36 @@ def test_the_readmes_programs_run(furnished: Shop) -> None:
     assert furnished.sql("till", "SELECT cents FROM cash") == [(350,)]
 
 
-async def test_the_guides_blocks_run_one_after_another(
-    furnished: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("page", "sold"),
+    [
+        (GUIDE, [("sale-3", "again"), ("sale-5", "tea")]),
+        (ISOLATION, [("sale-10", "tea"), ("sale-8", "tea"), ("sale-9", "tea")]),
+    ],
+    ids=lambda value: value.stem if isinstance(value, Path) else "",
+)
+async def test_the_blocks_of_a_page_run_one_after_another(
+    page: Path,
+    sold: list[tuple[str, str]],
+    furnished: Shop,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(furnished.folder)
     for name, url in furnished.urls.items():
         monkeypatch.setenv(f"{name.upper()}_URL", url)
-    programs = blocks(GUIDE, "python")
+    programs = blocks(page, "python")
     assert programs
     async with AsyncTransactionManager.open("nodoubt.toml") as tm:
         names: dict[str, Any] = {"tm": tm}
         for number, program in enumerate(programs):
-            code = compile(program, f"{GUIDE.name}, block {number}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            code = compile(program, f"{page.name}, block {number}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             result = eval(code, names)
             if inspect.iscoroutine(result):
                 await result
             assert capsys.readouterr().out.splitlines() == printed(program), program
         assert not await tm.in_doubt()
-    assert furnished.sql("orders", "SELECT id, item FROM sale ORDER BY id") == [("sale-3", "again"), ("sale-5", "tea")]
+    assert furnished.sql("orders", "SELECT id, item FROM sale ORDER BY id") == sold
 
 
 def test_the_guides_configuration_can_be_loaded(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from nodoubt.nodes.contract import GATE_S_MAX
 from nodoubt.testing.proxy import Proxy
 from nodoubt.testing.proxy_faults import Arrives, Fault, Schedule, Statement, Then
 from tests.conftest import DatabaseFactory, ServerName
-from tests.crash.harness import DOMAIN, install
+from tests.crash.harness import install
+from tests.crash.victim import DOMAIN
 
 CLOSING = [(Arrives.ALL, Then.CUT), (Arrives.ALL, Then.STALL), (Arrives.HALF, Then.STALL)]
 OPENING = [(Arrives.ALL, Then.CUT), (Arrives.NOTHING, Then.STALL), (Arrives.NOTHING, Then.DELAY)]

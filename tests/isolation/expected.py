@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
@@ -14,8 +15,9 @@ from pathlib import Path
 
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer
 from tests.isolation.grounds import GROUNDS
-from tests.isolation.runner import verdicts
-from tests.isolation.verdict import Verdict
+from tests.isolation.promises import breach
+from tests.isolation.runner import runs
+from tests.isolation.verdict import Verdict, verdict
 
 FILE = Path(__file__).with_name("expected.toml")
 #: Kinds of nodes -> levels -> script -> verdict.
@@ -53,7 +55,13 @@ async def _record() -> Table:
             name = f"t_{next(numbers)}"
             return f"sqlite:///{folder}/{name}.db" if where == "sqlite" else servers[where].create_database(name)
 
-        return {title: await verdicts(grounds, database) for title, grounds in GROUNDS.items()}
+        table: dict[str, dict[str, dict[str, Verdict]]] = {}
+        for title, grounds in GROUNDS.items():
+            async for ground, script, run in runs(grounds, database):
+                if why := breach(ground.asked, script, run):
+                    print(f"{title}, {ground.level}, {script.title}: {why}", file=sys.stderr)
+                table.setdefault(title, {}).setdefault(ground.level, {})[script.name] = verdict(script, run)
+        return table
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ class Gate:
         self.reached = asyncio.Event()
         self.open = asyncio.Event()
 
+    @property
+    def holds(self) -> bool:
+        """Whether somebody stands here."""
+        return self.reached.is_set() and not self.open.is_set()
+
 
 class Gates:
     """The gates of a manager's nodes. By default none stops anybody."""
@@ -30,20 +35,31 @@ class Gates:
     def __init__(self, nodes: Mapping[str, Any]) -> None:
         self._gates: dict[tuple[str, str], Gate] = {}
         self._branches: dict[str, list[GatedBranch]] = defaultdict(list)
+        #: How often somebody finished a branch in place of its owner, who is held back.
+        self.helped = 0
         for node in nodes.values():
             node.begin = self._beginning(node.name, node.begin)
+            node.finish = self._finishing(node.name, node.finish)
 
     def shut(self, gid: str, node: str) -> Gate:
         """Hold the branch of this transaction back when it comes to its end."""
         return self._gates.setdefault((gid, node), Gate())
 
     def _beginning(self, name: str, begin: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def gated(branch: BranchId, **options: bool) -> GatedBranch:
+        async def gated(branch: BranchId, **options: Any) -> GatedBranch:
             opened = GatedBranch(await begin(branch, **options), lambda ending: self._pass(branch.gid, name, ending))
             self._branches[branch.gid].append(opened)
             return opened
 
         return gated
+
+    def _finishing(self, name: str, finish: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def counted(branch: BranchId, **options: Any) -> Any:
+            gate = self._gates.get((branch.gid, name))
+            self.helped += gate is not None and gate.holds
+            return await finish(branch, **options)
+
+        return counted
 
     async def _pass(self, gid: str, node: str, ending: GatedBranch) -> None:
         gate = self._gates.get((gid, node))

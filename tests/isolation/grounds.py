@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.isolation.notation import NODES
+from tests.isolation.promises import Asked
 
 NAMES = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "sqlite": "SQLite"}
 RU, RC, RR, SER = "READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"
@@ -27,6 +28,8 @@ class Ground:
     servers: tuple[str, ...]
     #: The level of each kind of node that has several.
     levels: Mapping[str, str]
+    #: What is asked of all nodes together; beyond "atomic", the nodes' own levels are those that the servers come with.
+    asked: Asked = Asked.ATOMIC
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -39,7 +42,9 @@ class Ground:
 
     @property
     def level(self) -> str:
-        """Which levels, in words: each level once where all kinds are at it."""
+        """What is asked, and of atomic transactions which levels of the nodes, in words: each level once."""
+        if self.asked is not Asked.ATOMIC:
+            return str(self.asked)
         levels = list(dict.fromkeys(self.levels.values()))
         if len(levels) < 2:
             return levels[0] if levels else "SERIALIZABLE"
@@ -57,15 +62,15 @@ class Ground:
     def settings(self, node: str, url: str) -> dict[str, Any]:
         """A node as a configuration has it."""
         kind = self.server(node).rstrip("2")
-        level = self.levels.get(kind, "")
+        level = self.levels.get(kind)
+        if level is None:
+            return {"url": url}
         if kind == "postgresql":
             option = quote(f"-c default_transaction_isolation={level.replace(' ', chr(92) + ' ')}")
             return {"url": f"{url}?options={option}"}
-        if kind == "mariadb":
-            set_level = f"SET SESSION TRANSACTION ISOLATION LEVEL {level}"
-            set_snapshot = "SET SESSION innodb_snapshot_isolation = ON"
-            return {"url": url, "options": {"init_command": set_snapshot if level == SI else set_level}}
-        return {"url": url}
+        set_level = f"SET SESSION TRANSACTION ISOLATION LEVEL {level}"
+        set_snapshot = "SET SESSION innodb_snapshot_isolation = ON"
+        return {"url": url, "options": {"init_command": set_snapshot if level == SI else set_level}}
 
 
 _POSTGRESQL = tuple({"postgresql": level} for level in (RC, RR, SER))
@@ -89,5 +94,10 @@ _PAIRS: Mapping[tuple[str, ...], tuple[Mapping[str, str], ...]] = {
 GROUNDS: Mapping[str, Sequence[Ground]] = {
     grounds[0].title: grounds
     for servers, all_levels in _PAIRS.items()
-    for grounds in [[Ground(servers=servers, levels=levels) for levels in all_levels]]
+    for grounds in [
+        [
+            *(Ground(servers=servers, levels=levels) for levels in all_levels),
+            *(Ground(servers=servers, levels={}, asked=asked) for asked in Asked if asked is not Asked.ATOMIC),
+        ]
+    ]
 }

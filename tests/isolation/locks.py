@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 import psycopg
 import pymysql
 
+from nodoubt.engine.engine import Engine
+
 #: The lock table, not the processes' own word: a lock that was granted is not in it any more although its owner still sleeps.
 _POSTGRESQL = (
     "SELECT count(DISTINCT pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
@@ -21,12 +23,13 @@ Count = Callable[[], int]
 
 
 @contextmanager
-def watching(urls: Mapping[str, str], nodes: Mapping[str, Any]) -> Iterator[Count]:
-    """Yields a function that counts the transactions which wait for a lock, on all nodes."""
+def watching(urls: Mapping[str, str], engine: Engine) -> Iterator[Count]:
+    """Yields a function that counts the transactions which wait: for a lock on any node, or for another's opening."""
     servers = {(parts := urlsplit(url)).netloc: parts for url in urls.values()}
     counts: list[Count] = [
-        partial(_waiting_on_sqlite, node) for name, node in nodes.items() if urls[name].startswith("sqlite")
+        partial(_waiting_on_sqlite, node) for name, node in engine.nodes.items() if urls[name].startswith("sqlite")
     ]
+    counts.append(partial(_waiting_in_line, engine.openings._turns))
     with ExitStack() as stack:
         for parts in servers.values():
             if parts.scheme == "postgresql":
@@ -41,7 +44,11 @@ def watching(urls: Mapping[str, str], nodes: Mapping[str, Any]) -> Iterator[Coun
 
 def _waiting_on_sqlite(node: Any) -> int:
     """SQLite tells nobody who waits: within a process, writers stand in the node's own line before they ask it."""
-    return sum(not turn.done() for turn in node.sessions.turns._waiting)
+    return _waiting_in_line(node.sessions.turns)
+
+
+def _waiting_in_line(turns: Any) -> int:
+    return sum(not turn.done() for turn in turns._waiting)
 
 
 def _waiting_on_postgresql(connection: psycopg.Connection[Any]) -> int:

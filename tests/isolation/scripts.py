@@ -210,6 +210,21 @@ _SCRIPTS = (
         occurred=lambda seen: seen.all_committed("t1", "t2") and (seen.a, seen.b) == (10, 10),
     ),
     Script(
+        name="p4-across",
+        title="P4, lost update, read on one node and written on another",
+        harm="a program writes on one database what it computed from the other, over what was written there meanwhile",
+        text="""
+            b = t2 from y: SELECT v FROM item WHERE k = 1
+            a = t1 on x: SELECT v FROM item WHERE k = 1
+            t1 on x: UPDATE item SET v = {a} + 1 WHERE k = 1
+            t1 on y: UPDATE item SET v = {a} + 1 WHERE k = 1
+            t1 commits
+            t2 on x: UPDATE item SET v = {b} + 2 WHERE k = 1
+            t2 commits
+        """,
+        occurred=lambda seen: seen.all_committed("t1", "t2") and seen.state["x"][1] == 12,
+    ),
+    Script(
         name="pmp",
         title="PMP, predicate-many-preceders",
         harm="a search misses a transaction on one database and finds it on the other",

@@ -19,6 +19,7 @@ FIRST = Run(
     waited=NOBODY,
     failed=NOBODY,
     given_up=NOBODY,
+    before=frozenset(),
 )
 
 
@@ -37,6 +38,8 @@ def told(**reads: int) -> Run:
         (replace(told(a=10, b=18), waited=frozenset({"t2"}), failed=frozenset({"t2"})), Verdict.OCCURS),
         (replace(FIRST, waited=frozenset({"t2"})), Verdict.WAITS),
         (replace(FIRST, seen=replace(FIRST.seen, state=dict.fromkeys("xyzw", OLD))), Verdict.OTHER),
+        (replace(FIRST, before=frozenset({("t2", "t1")})), Verdict.OTHER),
+        (replace(FIRST, before=frozenset({("t1", "t2")})), Verdict.ABSENT),
         (
             replace(
                 FIRST,

@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from nodoubt.nodes.world import Alarm, World
 
-if TYPE_CHECKING:
-    from nodoubt.engine.work import Work
-
 #: An alarm that rings earlier by this much is on time: clocks of loops are no finer, and sums of times are not exact.
 EARLY_S = 0.001
+
+
+class Bounded(Protocol):
+    """A transaction that has a deadline, by the world's clock; infinite where nothing is to happen any more."""
+
+    deadline_s: float
+
+    def expire(self) -> None:
+        """The deadline is over; it may be set anew."""
 
 
 class Deadlines:
@@ -23,7 +29,7 @@ class Deadlines:
     Transactions may begin in other threads than the one in which it rings.
     """
 
-    def __init__(self, world: World, live: Mapping[str, Work]) -> None:
+    def __init__(self, world: World, live: Mapping[str, Bounded]) -> None:
         self._world = world
         self._live = live
         self._lock = threading.Lock()
@@ -53,7 +59,10 @@ class Deadlines:
         with self._lock:
             self._rings_s = math.inf
         now = self._world.now() + EARLY_S
-        for work in list(self._live.values()):
-            if work.deadline_s <= now:
-                work.expire()
-        self.keep(min((work.deadline_s for work in list(self._live.values())), default=math.inf))
+        try:
+            for work in list(self._live.values()):
+                if work.deadline_s <= now:
+                    work.expire()
+        finally:
+            # Others must not miss theirs for a bug of one.
+            self.keep(min((work.deadline_s for work in list(self._live.values())), default=math.inf))

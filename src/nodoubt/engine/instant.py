@@ -104,8 +104,8 @@ class Instant:
         is_left = True
         try:
             # One after another, all openers in the same order: a gate that others wait at is not shared with who comes later.
-            # First of all the locks that a whole transaction may keep, while nobody else has to wait.
-            for name in sorted(self._nodes, key=lambda name: (self._nodes[name].capabilities.concurrent, name)):
+            # First of all the locks that a whole transaction may keep, while nobody else has to wait; last those of one opener.
+            for name in sorted(self._nodes, key=self._rank):
                 if name in locks:
                     await locks[name]()
                 elif may_be_home(self._nodes[name]):
@@ -115,6 +115,10 @@ class Instant:
             is_left = False
         finally:
             await self._reopen(is_left=is_left)
+
+    def _rank(self, name: str) -> tuple[bool, bool, str]:
+        can = self._nodes[name].capabilities
+        return can.concurrent, can.exclusive_gate, name
 
     async def _closed(self, name: str) -> Gate:
         try:

@@ -28,7 +28,7 @@ MODES: dict[Site, tuple[str, ...]] = {
     "await": (*CALLER, *CRASHES),
 }
 #: The second of a pair strikes within so many calls or awaits of the first.
-PAIR_REACH = 40
+PAIR_REACH = 32
 #: Pairs that one process runs before it reports.
 PAIRS_AT_ONCE = 250
 #: No script comes near it; a loop that does will never end.

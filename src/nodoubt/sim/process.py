@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import TypeVar
 
@@ -128,7 +129,9 @@ class Process:
     def _node(self, name: str, domain: str, settings: NodeSettings) -> Node:
         database = self._databases[name]
         if isinstance(database, SQLiteDatabase):
-            return SimulatedSQLiteNode(database, domain, settings, self.world, self.loop)
+            return SimulatedSQLiteNode(
+                database, domain, replace(settings, url=f"sqlite:///{database.path}"), self.world, self.loop
+            )
         dialect, driver = DIALECTS[database.kind](), self._drivers[name]
         return SqlNode(name, domain, dialect=dialect, driver=driver, world=self.world, settings=settings)
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -179,11 +179,7 @@ class Simulation:
             purge_every_s=random.choice((6.0, 20.0, 60.0)),
             watch=self.watcher,
         )
-        nodes = {
-            name: replace(node, url=f"sqlite:///{database.path}") if isinstance(database, SQLiteDatabase) else node
-            for name, database in self.databases.items()
-        }
-        return Config(domain=DOMAIN, nodes=nodes, settings=settings)
+        return Config(domain=DOMAIN, nodes=dict.fromkeys(self.plan.nodes, node), settings=settings)
 
     # Processes
 
