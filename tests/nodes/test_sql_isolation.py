@@ -106,6 +106,27 @@ async def waiters(h: SqlHarness, connection: object) -> int:
     return int(count)
 
 
+@pytest.mark.parametrize("harness", MARIADB, indirect=True)
+def test_what_is_found_behind_a_gate_is_forced_to_disk(harness: SqlHarness) -> None:
+    """Whoever acts on it must not be contradicted by a crash: the server shows a commit before it is on disk."""
+
+    async def story(h: SqlHarness) -> None:
+        node = await installed(h)
+        branch_id = h.id(branch=0)
+        decider = await h.wrote(node, branch_id=branch_id, home=True)
+        assert (await decider.decide({1: "there"})).said is Said.YES
+        gate = await h.close_gate(node)
+        assert await gate.committed([branch_id.gid]) == {branch_id.gid}
+        await gate.reopen()
+        look = await h.begin(node, read_only=True)
+        # A write to what was read, since the log is forced as a whole, and only for who writes.
+        sql = f"SELECT probes FROM nodoubt_decision WHERE gid = '{branch_id.gid}'"
+        assert [tuple(row) for row in await h.execute(look.connection, sql)] == [(1,)]
+        await h.close_nodes()
+
+    harness.run(story(harness))
+
+
 def test_gates_that_are_closed_cost_recovery_no_session(harness: SqlHarness) -> None:
     """A process keeps a few closed at once; the next one is told soon, and recovery goes on."""
 

@@ -109,9 +109,6 @@ class Dialect(Protocol):
     def reopen_gate(self) -> str:
         """Let them decide again. Fails if the session has lost the gate."""
 
-    def committed(self, gids: Sequence[str]) -> str:
-        """Select the gids of those that are decided to commit, from behind a closed gate: what is seen is durable."""
-
     def release(self) -> str:
         """Commit a read-only branch."""
 

@@ -154,11 +154,6 @@ class MariaDB:
     def reopen_gate(self) -> str:
         return isolated.reopen_gate(self._mark)
 
-    def committed(self, gids: Sequence[str]) -> str:
-        return (
-            f"SELECT gid FROM {self._schema}nodoubt_decision WHERE decision = 'committed' AND gid IN ({literals(gids)})"
-        )
-
     def release(self) -> str:
         return "COMMIT;SET SESSION TRANSACTION READ WRITE"
 

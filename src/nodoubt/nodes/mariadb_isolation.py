@@ -4,9 +4,11 @@
   session: each is kept in a user variable, which no clean session lost, and set back when other terms come.
 - The first consistent read takes the snapshot of a branch, also when it finds nothing.
 - At SERIALIZABLE every read locks what it saw, and XA PREPARE keeps those locks, which it does not at other levels.
-- Whoever decides reads ``nodoubt_node`` in the same statement. So he holds its metadata lock until his commit is forced to
-  disk, and LOCK TABLES … WRITE keeps him off. READ would not do: writers, ``nodoubt_decision``'s for example, come before it
+- Whoever decides reads ``nodoubt_node`` in the same statement. So he holds its metadata lock until his commit is seen, and
+  LOCK TABLES … WRITE keeps him off. READ would not do: writers, ``nodoubt_decision``'s for example, come before it
   for as long as there are any, and one behind whom others wait shuts out every opener that comes later.
+- His commit may not be on disk by then: since MariaDB 10.6 the server waits for that before it answers, but after it let go of
+  all locks. So what is found behind a closed gate is forced before anybody acts on it.
 - WRITE in turn comes before all who decide. A named lock lets one opener ask for it at a time, so that they get in between.
 """
 

@@ -217,9 +217,6 @@ class MemoryDialect:
     def reopen_gate(self) -> str:
         return "reopen-gate"
 
-    def committed(self, gids: Sequence[str]) -> str:
-        return " ".join(["committed", *gids])
-
     def release(self) -> str:
         return "release"
 

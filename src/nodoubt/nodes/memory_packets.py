@@ -48,13 +48,6 @@ def _complete(database: MemoryDatabase, *gids: str) -> Steps:
     return _change(change, DECISION)
 
 
-def _committed(_: MemoryDatabase, *gids: str) -> Steps:
-    def select(rows: dict[str, Any]) -> list[tuple[str]]:
-        return [(gid,) for gid in gids if gid in rows and rows[gid][0] == "committed"]
-
-    return _change(select, DECISION)
-
-
 def _old_evidence(_: MemoryDatabase, before_gid: str, limit: str) -> Steps:
     def select(rows: dict[str, Any]) -> list[tuple[str]]:
         gids = sorted((key.split(" ")[0] for key in rows), reverse=True)
@@ -104,7 +97,6 @@ PACKETS: Mapping[str, Callable[..., Steps]] = {
     "export": lambda _: (("export",),),
     "close-gate": lambda _, wait_s, idle_s: (("begin", True, float(wait_s)), ("freeze", DECISION, float(idle_s))),
     "reopen-gate": lambda _: (("commit",),),
-    "committed": _committed,
     "release": lambda _: (("commit",),),
     "undo": lambda _: (("undo",),),
     "prepare": _prepare,

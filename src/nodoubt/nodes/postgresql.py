@@ -146,9 +146,6 @@ class PostgreSQL:
     def reopen_gate(self) -> str:
         return "COMMIT"
 
-    def committed(self, gids: Sequence[str]) -> str:
-        return f"SELECT gid FROM nodoubt.decision WHERE decision = 'committed' AND gid IN ({literals(gids)})"
-
     def release(self) -> str:
         return "COMMIT"
 

@@ -170,11 +170,11 @@ class SqlNode:
         self._gates.give_back(session)
 
     async def committed(self, gids: Sequence[str]) -> set[str]:
-        """Those that are decided to commit, as they are found from behind a closed gate. Raises NodeUnavailable."""
-        rows: Sequence[Row] = await self._serve(
-            "show decisions", lambda session: session.query(self.dialect.committed(gids)), self._gates
+        """Those that are decided to commit, as they are found from behind a closed gate, and forced. Raises NodeUnavailable."""
+        rows: Mapping[str, DecisionRow] = await self._serve(
+            "show decisions", lambda session: self.dialect.decisions(session, gids), self._gates
         )
-        return {gid for (gid,) in rows}
+        return {gid for gid, row in rows.items() if row.says in (HomeSays.COMMITTED, HomeSays.COMPLETE)}
 
     async def listed(self) -> Listing:
         """As :meth:`prepared`, on a session that no settling can have taken. Raises NodeUnavailable."""

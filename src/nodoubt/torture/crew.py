@@ -24,7 +24,7 @@ class TortureCrew(Crew):
         self.record = Record()
         #: Branches that somebody else than their owner finished.
         self.settled: set[tuple[str, int]] = set()
-        #: Worker -> set when it stops itself.
+        #: Worker -> set when it stands still at the point that it was told.
         self._stopping: dict[int, asyncio.Event] = {}
 
     def heard(self, member: Member, report: Mapping[str, Any]) -> None:
@@ -36,7 +36,10 @@ class TortureCrew(Crew):
             case {"broken": str(what)}:
                 self.record.broken.append(what)
             case {"stopping": _}:
-                self._stopping[member.number].set()
+                if member.number in self._stopping:
+                    self._stopping[member.number].set()
+                else:  # too late: nobody stops it, so nobody would wake it
+                    member.process.send_signal(signal.SIGCONT)
 
     def lost(self, member: Member) -> None:
         self.record.give_up(member.number, time.monotonic_ns())
@@ -64,4 +67,6 @@ class TortureCrew(Crew):
         except TimeoutError:
             victim.tell(json.dumps({"die": None}))
             return False
+        finally:
+            del self._stopping[victim.number]
         return True

@@ -87,6 +87,7 @@ class Toiler(Worker):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCONT})
             say(stopping=point)
             signal.sigtimedwait({signal.SIGCONT}, STOP_S_MAX)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCONT})
         super().reached(point, gid)
 
     def draw(self) -> Job | View:
