@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -162,6 +163,39 @@ async def test_a_gate_that_was_open_in_between_spoils_the_view(monkeypatch: pyte
         await looking(engine, "home", "left")
     assert caught.value.retryable
     assert not engine.live
+
+
+async def test_those_who_wait_share_one_closing_and_fail_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process()
+    openings, all_wait, arrived = engine.openings, asyncio.Event(), itertools.count(1)
+    open_ = openings.open
+
+    async def open_when_told(*terms: Any) -> None:
+        if next(arrived) == 3:
+            all_wait.set()
+        await open_(*terms)
+
+    monkeypatch.setattr(openings, "open", open_when_told)
+    assert openings._turns.take_now()
+    views = [asyncio.create_task(looking(engine)) for _ in range(3)]
+    await all_wait.wait()
+    stage.trouble(Trouble(node="left", call="look", fate=Fate.LOST))
+    closings: list[str] = []
+
+    def counted(call: Call) -> Fate:
+        closings.extend([call.name] * (call.name == "close-gate"))
+        return Fate.FINE
+
+    stage.databases["home"].faults = counted
+    openings._turns.give_back()
+    shown = await asyncio.gather(*views, return_exceptions=True)
+    assert sorted(type(view).__name__ for view in shown) == ["NodeUnavailable", "Work", "Work"]
+    for view in shown:
+        if isinstance(view, Work):
+            assert await seen(view) == {None}
+    assert closings == ["close-gate"]
 
 
 async def test_first_committer_wins() -> None:

@@ -88,7 +88,7 @@ class Openings:
         except NodoubtError as found:
             error = found
         for opener in batch:
-            opener.is_through, opener.error = True, error
+            opener.is_through, opener.error = True, opener.error or error
 
 
 class Instant:
@@ -111,10 +111,17 @@ class Instant:
                 elif may_be_home(self._nodes[name]):
                     self._gates[name] = await self._closed(name)
             await self._finish_decided({name for opener in openers for name in opener.shown})
-            await self._all(look() for opener in openers for _, look in opener.looks)
+            await self._all(self._show(opener) for opener in openers)
             is_left = False
         finally:
             await self._reopen(is_left=is_left)
+
+    async def _show(self, opener: _Opener) -> None:
+        """Whose connection is lost fails alone."""
+        try:
+            await self._all(look() for _, look in opener.looks)
+        except NodoubtError as error:
+            opener.error = error
 
     def _rank(self, name: str) -> tuple[bool, bool, str]:
         can = self._nodes[name].capabilities
