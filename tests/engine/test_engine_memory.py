@@ -80,6 +80,17 @@ async def test_one_node_alone(fate: Fate, expected: str, written: set[str]) -> N
     await ends(stage, work.gid, written)
 
 
+@pytest.mark.parametrize(("node", "call"), [("left", "prepare"), ("home", "decide")])
+async def test_an_abort_by_a_lost_connection_is_retryable(node: str, call: str) -> None:
+    stage = Stage()
+    await stage.install()
+    work = await stage.write(await stage.process())
+    stage.trouble(Trouble(node=node, call=call, fate=Fate.LOST))
+    with pytest.raises(Aborted) as caught:
+        await work.commit()
+    assert caught.value.retryable
+
+
 async def test_what_is_handed_over_keeps_no_connection() -> None:
     """Else each transaction that home leaves without an answer would take a connection of every other node for good."""
     stage = Stage()

@@ -97,9 +97,7 @@ class SqlBranch:
                 return Answer(said=Said.UNKNOWN, reason=f"node {self._node.name!r}: {failure}", error=failure.__cause__)
             return self._no(failure)
         except ConnectionLost as lost:
-            return Answer(
-                said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while preparing: {lost}", error=lost
-            )
+            return self._lost("preparing", lost)
         if dialect.prepared_tag and tag != dialect.prepared_tag:
             return await self._refuse(session)
         return YES
@@ -135,9 +133,7 @@ class SqlBranch:
             return self._no(failure)
         except ConnectionLost as lost:
             self._leave(clean=False)
-            return Answer(
-                said=Said.UNKNOWN, reason=f"node {self._node.name!r} was lost while deciding: {lost}", error=lost
-            )
+            return self._lost("deciding", lost)
         if dialect.decided_tag and tag != dialect.decided_tag:
             return await self._refuse(session)
         self._leave(clean=True)
@@ -180,6 +176,11 @@ class SqlBranch:
             return await node.dialect.export(session)
         except (ConnectionLost, StatementFailed) as error:
             raise NodeUnavailable(f"node {node.name!r} does not share its snapshot: {error}") from error
+
+    def _lost(self, doing: str, lost: ConnectionLost) -> Answer:
+        reason = f"node {self._node.name!r} was lost while {doing}: {lost}"
+        # Where it turns out to be an abort, by a cut of our own at the deadline perhaps, another try can help.
+        return Answer(said=Said.UNKNOWN, reason=reason, retryable=True, error=lost)
 
     def _gone(self) -> Answer:
         return Answer(said=Said.NO, reason=f"the session on node {self._node.name!r} is gone", retryable=True)
