@@ -274,8 +274,8 @@ class Actor:
     async def _identify(self) -> None:
         await self._dialect.check_identity(self._recorder(), "home", DOMAIN)
 
-    async def _inspect(self) -> None:
-        found = await self._dialect.inspect(self._recorder(is_quiet=True), "home", DOMAIN)
+    async def _durable(self) -> None:
+        found = await self._dialect.durable(self._recorder(is_quiet=True))
         self.said.append(f"= {[(finding.check, finding.level) for finding in found]}")
 
     _VERBS: Mapping[str, Callable[..., Coroutine[Any, Any, None]]] = {
@@ -303,5 +303,5 @@ class Actor:
         "old": _old,
         "purge": _purge,
         "identify": _identify,
-        "inspect": _inspect,
+        "durable": _durable,
     }

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from nodoubt.protocol.ids import BranchId
-from nodoubt.sim.server import DONE, Answer, Backend, Rows, Server, Steps, quoted, texts
+from nodoubt.sim.server import DONE, Answer, Backend, Server, Steps, quoted, texts
 from nodoubt.sim.store import Deadlock, Prepared, Record, SqlError, Txn
 
 DECISION, BRANCH = "decision", "branch"
@@ -278,18 +278,9 @@ class PostgreSQLServer(Server):
     def _listed(self, b: Backend) -> Answer:
         return "", [(name, self.clock_s() - branch.at_s) for name, branch in self.store.prepared.items()]
 
-    # What doctor looks at
-
     def _server(self, b: Backend) -> Answer:
         row = (150018, "15.18", 64, len(self.store.prepared), "on", "on", False, "sim", "sim", True, True, True)
         return "", [row]
-
-    def _prepared_rows(self, b: Backend) -> Answer:
-        rows: Rows = [(name, "sim", self.clock_s() - branch.at_s, True) for name, branch in self.store.prepared.items()]
-        return "", rows
-
-    def _clock(self, b: Backend) -> Answer:
-        return "", [(self.clock_s(),)]
 
     # The workload
 
@@ -337,9 +328,6 @@ class PostgreSQLServer(Server):
         (r"SELECT name, domain, id, schema_version FROM nodoubt.node", _identity),
         (r"SELECT to_regclass\('nodoubt.node'\) IS NOT NULL", lambda *_: ("", [(True,)])),
         (r"SELECT current_setting\(.* FROM pg_roles .*", _server),
-        (r"SELECT relname::text, .*", _nothing),
-        (r"SELECT gid, owner::text, .*", _prepared_rows),
-        (r"SELECT extract\(epoch FROM clock_timestamp\(\)\)::float8", _clock),
         (r"SELECT items FROM list WHERE id = \$1", _look),
         (r"INSERT INTO nodoubt.decision \(gid, decision\) VALUES (.*) ON CONFLICT DO NOTHING RETURNING gid", _probe),
         (r"UPDATE nodoubt.decision SET complete = true WHERE gid IN \((.*)\)", _complete),
