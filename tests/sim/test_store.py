@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from nodoubt.sim.store import Deadlock, LockWait, Record, Store, Txn
+from nodoubt.sim.locks import Deadlock, LockWait, Txn
+from nodoubt.sim.store import Record, Store
 
 PLACE = ("account", "a")
 

@@ -186,11 +186,8 @@ class MariaDBServer(MariaDBBranches):
         self.reach(b)
         txn = b.txn
         assert txn is not None
-        if ("list", key) in txn.writes:
-            return "", [(txn.writes["list", key],)]
-        if txn.view is None:
-            txn.view = self.store.snapshot()
-        return "", [(txn.view["list"][key],)]
+        self.store.look(txn)
+        return "", [(self.store.seen(txn, "list", key),)]
 
     def _append(self, b: Backend, tag: Any, key: Any) -> Steps:
         txn = yield from self.write(b, "list", key)
@@ -217,7 +214,10 @@ class MariaDBServer(MariaDBBranches):
         (r"COMMIT", MariaDBBranches.commit),
         (r"ROLLBACK", MariaDBBranches.roll_back),
         (r"INSERT INTO \S*nodoubt_branch VALUES \('(.*)',(\d+)\)", _evidence),
-        (r"INSERT INTO \S*nodoubt_decision \(gid, .* VALUES \('(.*)','committed','(.*)',([01]),IFNULL\(.*\)\)", _decide),
+        (
+            r"INSERT INTO \S*nodoubt_decision \(gid, .* VALUES \('(.*)','committed','(.*)',([01]),IFNULL\(.*\)\)",
+            _decide,
+        ),
         (r"INSERT INTO \S*nodoubt_decision .* VALUES (.*) ON DUPLICATE KEY UPDATE .*", _probe),
         (r"UPDATE \S*nodoubt_decision SET probes = .* IN \((.*)\)", partial(_touch, complete=False)),
         (r"UPDATE \S*nodoubt_decision SET complete = 1.* IN \((.*)\)", partial(_touch, complete=True)),

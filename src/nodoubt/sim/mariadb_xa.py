@@ -11,8 +11,9 @@ from collections.abc import Generator
 from typing import Any
 
 from nodoubt.protocol.ids import XA_FORMAT, BranchId
+from nodoubt.sim.locks import Deadlock, Txn
 from nodoubt.sim.server import Answer, Backend, Server, Steps
-from nodoubt.sim.store import Deadlock, Prepared, Record, SqlError, Txn
+from nodoubt.sim.store import Prepared, Record, SqlError
 
 #: No row was changed.
 OK: Answer = ("0", ())
@@ -62,7 +63,7 @@ class MariaDBBranches(Server):
             self.observer.hit("met", "mariadb: disk full")
             raise self.failed(b, SqlError("1114", f"The table '{table}' is full"))
         try:
-            got = yield from self.lock(b, table, key, b.settings.get("lock_wait_s", LOCK_WAIT_S))
+            got = yield from self.lock(b, (table, key), b.settings.get("lock_wait_s", LOCK_WAIT_S))
         except Deadlock:
             self.observer.hit("met", "mariadb: deadlock")
             self.store.end(txn, apply=False)

@@ -18,6 +18,7 @@ from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.sim import judge
 from nodoubt.sim.faults import Faults
+from nodoubt.sim.locks import Txn
 from nodoubt.sim.loop import ProcessLoop, Schedule
 from nodoubt.sim.machine import Machine
 from nodoubt.sim.mariadb import MariaDBServer
@@ -29,7 +30,7 @@ from nodoubt.sim.process import Clock, Process
 from nodoubt.sim.seam import swapped
 from nodoubt.sim.server import EPOCH_S, Server
 from nodoubt.sim.sqlite_file import SQLiteDatabase
-from nodoubt.sim.store import Prepared, Record, Tables, Txn
+from nodoubt.sim.store import Prepared, Record, Tables
 from nodoubt.sim.watch import PURGES, SETTLES, Watcher, verdicts_counted
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS, Attempt, Client
 
