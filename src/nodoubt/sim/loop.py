@@ -18,6 +18,10 @@ from typing import Any
 CLOSES_MAX = 8
 
 
+class Died(BaseException):
+    """The process is dead: nothing that it does from now on has an effect."""
+
+
 class Handle(list[Any]):
     """A call that a process is to make: callback, arguments, context, loop. A list, because making one runs no Python."""
 
@@ -199,6 +203,6 @@ def _close(coroutine: Coroutine[Any, Any, Any] | Any) -> None:
         except RuntimeError:
             # Its clean-up waited for something.
             continue
-        except Exception:
+        except (Exception, Died):
             return
         return

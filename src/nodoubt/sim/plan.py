@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from nodoubt.nodes.contract import Isolation
 from nodoubt.sim.network import FATES
 
 #: Faults that strike at a moment, and how many strike in one history at most.
@@ -42,6 +43,12 @@ LIKELIER = {
     "forced write fails": "sqlite",
     "seen decision lost": "mariadb",
 }
+#: What all transactions of a history ask for, as often as it is drawn.
+LEVELS = (*[Isolation.ATOMIC] * 2, Isolation.SNAPSHOT, Isolation.SERIALIZABLE)
+#: The kinds of nodes over which a level can span.
+SPANNING = frozenset({"postgresql", "sqlite"})
+#: How likely views of several nodes are, as often as it is drawn.
+VIEWS = (0.0, 0.0, 0.1, 0.4)
 #: Kinds of nodes, as often as they are drawn.
 NODES = (*["postgresql"] * 4, *["mariadb"] * 4, *["sqlite"] * 3)
 
@@ -62,6 +69,9 @@ class Plan:
     latency_s: float
     #: kind -> how likely (packets, callers) or how many times (strokes)
     rates: dict[str, float] = field(default_factory=dict)
+    isolation: Isolation = Isolation.ATOMIC
+    #: How likely a client opens a view of several nodes instead of a transaction.
+    views: float = 0.0
     #: Without end, faults never heal, and only safety is judged.
     heals: bool = True
 
@@ -78,7 +88,7 @@ class Plan:
         """What it is, for people."""
         nodes = ", ".join(f"{name} ({kind})" for name, kind in self.nodes.items())
         return [
-            f"seed {self.seed}: {nodes}; {self.processes} processes, {self.clients} clients,"
+            f"seed {self.seed}: {nodes}; {self.isolation}; {self.processes} processes, {self.clients} clients,"
             f" {self.transactions} transactions, faults for {self.horizon_s:.0f} s"
             + ("" if self.heals else ", never healing"),
             *(f"  {kind}: {rate:.3g}" for kind, rate in self.rates.items()),
@@ -104,6 +114,7 @@ def draw(seed: int) -> Plan:
             rates[kind] = 1 if kind == STRANGERS else 10 ** random.uniform(-3, -0.5)
     if "seen decision lost" in rates and random.random() < 0.5:
         rates.setdefault("operator finishes a branch", 1)
+    spans = SPANNING.issuperset(nodes.values())
     return Plan(
         seed=seed,
         nodes=nodes,
@@ -113,5 +124,7 @@ def draw(seed: int) -> Plan:
         horizon_s=random.choice((2.0, 8.0, 30.0)),
         latency_s=random.choice((0.0005, 0.01, 0.1)),
         rates=rates,
+        isolation=random.choice(LEVELS) if spans else Isolation.ATOMIC,
+        views=random.choice(VIEWS) if spans else 0.0,
         heals=seed % UNLIMITED != 0,
     )

@@ -18,8 +18,8 @@ from nodoubt.nodes.sqlite_guard import SQLiteGuard
 from nodoubt.nodes.sqlite_sessions import LOCK_LOOK_S
 from nodoubt.sim.driver import SimulatedError
 from nodoubt.sim.locks import Txn
-from nodoubt.sim.loop import ProcessLoop
-from nodoubt.sim.machine import UNSEEN_COMMIT, Died
+from nodoubt.sim.loop import Died, ProcessLoop
+from nodoubt.sim.machine import UNSEEN_COMMIT
 from nodoubt.sim.sqlite_file import SQLiteDatabase
 from nodoubt.sim.store import Record
 
