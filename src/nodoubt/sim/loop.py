@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from heapq import heappop, heappush
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from typing import Any
 
 #: A task that was left behind is closed this often: its clean-up may wait, and there is nothing left to wait for.
@@ -197,6 +198,11 @@ class ProcessLoop:
 
 
 def _close(coroutine: Coroutine[Any, Any, Any] | Any) -> None:
+    if getcoroutinestate(coroutine) == CORO_CREATED:
+        # What it was to run has not begun either.
+        for value in coroutine.cr_frame.f_locals.values():
+            if iscoroutine(value):
+                value.close()
     for _ in range(CLOSES_MAX):
         try:
             coroutine.close()

@@ -1,7 +1,7 @@
 """A machine with files on a disk that loses, at power failure, what was not forced: contents that were written and names.
 
-Whoever runs on the machine may die at any call of the disk, in the middle of what he is doing: :class:`nodoubt.sim.loop.Died` stops him, and what
-Python does on its way out changes nothing any more.
+Whoever runs on the machine may die at any call of the disk, in the middle of what he is doing:
+:class:`nodoubt.sim.loop.Died` stops him, and what Python does on its way out changes nothing any more.
 """
 
 from __future__ import annotations
