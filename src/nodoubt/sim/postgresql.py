@@ -64,6 +64,7 @@ class PostgreSQLServer(Server):
 
     def _change(self, b: Backend, table: str, key: Any) -> Generator[Any, Any, Txn]:
         """Lock a row to change it. Who has a snapshot changes nothing that others changed since: the first committer wins."""
+        self._first_query(b)
         self._expect_unchanged(b, (table, key))
         txn = yield from self._write(b, table, key)
         self._expect_unchanged(b, (table, key))
@@ -341,6 +342,7 @@ class PostgreSQLServer(Server):
 
     def _look(self, b: Backend, key: Any) -> Answer:
         assert b.txn is not None
+        self._first_query(b)
         return "", [(self.store.seen(b.txn, "list", key),)]
 
     def _append(self, b: Backend, tag: Any, key: Any) -> Steps:
