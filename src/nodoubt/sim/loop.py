@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from asyncio.events import _set_running_loop
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from heapq import heappop, heappush
 from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
@@ -197,7 +197,7 @@ class ProcessLoop:
         """What nobody waited for: a future of a connection that was cut, mostly. Callbacks that raise are bugs: see run."""
 
 
-def _close(coroutine: Coroutine[Any, Any, Any] | Any) -> None:
+def _close(coroutine: Any) -> None:
     if getcoroutinestate(coroutine) == CORO_CREATED:
         # What it was to run has not begun either.
         for value in coroutine.cr_frame.f_locals.values():

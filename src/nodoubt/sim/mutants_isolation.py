@@ -9,7 +9,7 @@ from typing import Any
 
 from nodoubt.engine.engine import Engine
 from nodoubt.engine.instant import Begin, Instant
-from nodoubt.nodes import postgresql
+from nodoubt.nodes import postgresql, postgresql_locks
 from nodoubt.nodes.contract import ATOMIC, Gate, Isolation, Key, Node
 from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.nodes.sql import SqlNode
@@ -116,7 +116,7 @@ def _shared_by_all(domain: str, keys: Sequence[Key]) -> str:
     return _LOCKS(domain, [replace(key, shared=True) for key in keys])
 
 
-_LOCKS = postgresql.advisory_locks
+_LOCKS = postgresql_locks.advisory_locks
 
 #: name -> mistake
 ISOLATION: Mapping[str, Mutant] = {

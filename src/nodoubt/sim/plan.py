@@ -48,7 +48,7 @@ LEVELS = (*[Isolation.ATOMIC] * 2, Isolation.SNAPSHOT, Isolation.SERIALIZABLE)
 #: The kinds of nodes over which a level can span.
 SPANNING = frozenset({"postgresql", "sqlite"})
 #: How likely views of several nodes are, as often as it is drawn.
-VIEWS = (0.0, 0.0, 0.1, 0.4)
+VIEWS = (0.0, 0.2, 0.5)
 #: Kinds of nodes, as often as they are drawn.
 NODES = (*["postgresql"] * 4, *["mariadb"] * 4, *["sqlite"] * 3)
 
@@ -72,6 +72,8 @@ class Plan:
     isolation: Isolation = Isolation.ATOMIC
     #: How likely a client opens a view of several nodes instead of a transaction.
     views: float = 0.0
+    #: How much faster than evenly over the time a client makes its transactions, as often as it is drawn.
+    paces: tuple[int, ...] = (1, 10, 10)
     #: Without end, faults never heal, and only safety is judged.
     heals: bool = True
 
@@ -115,16 +117,21 @@ def draw(seed: int) -> Plan:
     if "seen decision lost" in rates and random.random() < 0.5:
         rates.setdefault("operator finishes a branch", 1)
     spans = SPANNING.issuperset(nodes.values())
+    isolation = random.choice(LEVELS) if spans else Isolation.ATOMIC
+    views = random.choice(VIEWS) if spans else 0.0
+    # Openings last for moments, in which others must be at work.
+    is_crowded = views > 0 or isolation is not Isolation.ATOMIC
     return Plan(
         seed=seed,
         nodes=nodes,
         processes=random.choice((1, 2, 2, 2, 3)),
-        clients=random.randint(1, 3),
-        transactions=random.choice((5, 5, 6, 7, 8, 10, 12)),
+        clients=random.randint(2 if is_crowded else 1, 3),
+        transactions=random.choice((5, 5, 6, 7, 8, 10, 12)) + (4 if is_crowded else 0),
         horizon_s=random.choice((2.0, 8.0, 30.0)),
         latency_s=random.choice((0.0005, 0.01, 0.1)),
         rates=rates,
-        isolation=random.choice(LEVELS) if spans else Isolation.ATOMIC,
-        views=random.choice(VIEWS) if spans else 0.0,
+        isolation=isolation,
+        views=views,
+        paces=(10, 40) if is_crowded else (1, 10, 10),
         heals=seed % UNLIMITED != 0,
     )

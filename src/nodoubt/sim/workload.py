@@ -134,7 +134,7 @@ class Client:
     async def work(self, manager: AsyncTransactionManager) -> None:
         """Make the transactions that are left."""
         # Evenly over the time, or all at once.
-        pace = (self.left + 1) / self._plan.horizon_s * self._random.choice((1, 10, 10))
+        pace = (self.left + 1) / self._plan.horizon_s * self._random.choice(self._plan.paces)
         while self.left:
             self.left -= 1
             pause_s = self._random.expovariate(pace)
