@@ -30,7 +30,11 @@ OPENINGS = (
     "finished what its owner did not",
     "thrown away, for a gate was lost",
 )
-GATES = tuple(f"postgresql: {what}" for what in ("closed", "lost", "a decision was held off", "an opener was held off"))
+GATES = tuple(
+    f"{kind}: {what}"
+    for kind in ("postgresql", "mariadb")
+    for what in ("closed", "lost", "a decision was held off", "an opener was held off")
+)
 
 
 def required() -> Mapping[str, tuple[str, ...]]:

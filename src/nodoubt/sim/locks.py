@@ -103,6 +103,15 @@ class Locks:
             if place in self._queues:
                 self._hand_on(place)
 
+    def move(self, txn: Txn, other: Txn, place: Place) -> None:
+        """Hand a share in a lock over, if there is one."""
+        holder = self._holders.get(place)
+        if isinstance(holder, Shared) and txn in holder.txns:
+            del holder.txns[txn]
+            holder.txns[other] = None
+            txn.locks.remove(place)
+            other.locks.append(place)
+
     def kept(self, txn: Txn, table: str) -> dict[Place, str]:
         """The locks of one kind that a transaction holds, with their modes."""
         places = [place for place in txn.locks if place[0] == table]

@@ -43,12 +43,11 @@ LIKELIER = {
     "forced write fails": "sqlite",
     "seen decision lost": "mariadb",
 }
-#: What all transactions of a history ask for, as often as it is drawn.
-LEVELS = (*[Isolation.ATOMIC] * 2, Isolation.SNAPSHOT, Isolation.SERIALIZABLE)
-#: The kinds of nodes over which a level can span.
-SPANNING = frozenset({"postgresql", "sqlite"})
-#: How likely views of several nodes are, as often as it is drawn.
-VIEWS = (0.0, 0.2, 0.5)
+#: How often a history is about what spans nodes: levels, and views of several of them.
+CROWDED = 0.4
+#: What all its transactions ask for, and how likely a client opens a view instead, as often as they are drawn.
+LEVELS = (Isolation.ATOMIC, Isolation.SNAPSHOT, Isolation.SERIALIZABLE)
+VIEWS = (0.2, 0.5)
 #: Kinds of nodes, as often as they are drawn.
 NODES = (*["postgresql"] * 4, *["mariadb"] * 4, *["sqlite"] * 3)
 
@@ -116,11 +115,9 @@ def draw(seed: int) -> Plan:
             rates[kind] = 1 if kind == STRANGERS else 10 ** random.uniform(-3, -0.5)
     if "seen decision lost" in rates and random.random() < 0.5:
         rates.setdefault("operator finishes a branch", 1)
-    spans = SPANNING.issuperset(nodes.values())
-    isolation = random.choice(LEVELS) if spans else Isolation.ATOMIC
-    views = random.choice(VIEWS) if spans else 0.0
     # Openings last for moments, in which others must be at work.
-    is_crowded = views > 0 or isolation is not Isolation.ATOMIC
+    is_crowded = random.random() < CROWDED
+    isolation, views = (random.choice(LEVELS), random.choice(VIEWS)) if is_crowded else (Isolation.ATOMIC, 0.0)
     return Plan(
         seed=seed,
         nodes=nodes,
