@@ -295,17 +295,12 @@ class PostgreSQLServer(Server):
     def _for_now(self, b: Backend, milliseconds: str, *, setting: str) -> Answer:
         """Set for the open transaction."""
         b.settings.setdefault("outside", {}).setdefault(setting, b.settings.get(setting))
-        b.settings[setting] = int(milliseconds) / 1000
-        return SET
+        return self._for_good(b, milliseconds, setting=setting)
 
     # Sessions and settings
 
-    def _idle_limit(self, b: Backend, milliseconds: str) -> Answer:
-        b.settings["idle_limit_s"] = int(milliseconds) / 1000
-        return SET
-
-    def _lock_timeout(self, b: Backend, milliseconds: str) -> Answer:
-        b.settings["lock_timeout_s"] = int(milliseconds) / 1000
+    def _for_good(self, b: Backend, milliseconds: str, *, setting: str) -> Answer:
+        b.settings[setting] = int(milliseconds) / 1000
         return SET
 
     def _nothing(self, b: Backend, *groups: str) -> Answer:
@@ -375,8 +370,8 @@ class PostgreSQLServer(Server):
         (r"SET default_transaction_isolation = 'read committed'", _set),
         (r"SET LOCAL lock_timeout = (\d+)", partial(_for_now, setting="lock_timeout_s")),
         (r"SET LOCAL idle_in_transaction_session_timeout = (\d+)", partial(_for_now, setting="idle_limit_s")),
-        (r"SET lock_timeout = (\d+)", _lock_timeout),
-        (r"SET idle_in_transaction_session_timeout = (\d+)", _idle_limit),
+        (r"SET lock_timeout = (\d+)", partial(_for_good, setting="lock_timeout_s")),
+        (r"SET idle_in_transaction_session_timeout = (\d+)", partial(_for_good, setting="idle_limit_s")),
         (r"SELECT 1", _first_query),
         (r"SELECT pg_advisory_xact_lock(_shared)?\((\d+)\)", _lock_key),
         (r"SELECT gid FROM nodoubt.decision WHERE decision = 'committed' AND gid IN \((.*)\)", _committed),

@@ -264,10 +264,10 @@ class Server:
     # Locks and disk
 
     def lock(
-        self, backend: Backend, place: Place, timeout_s: float | None, mode: str = EXCLUSIVE
+        self, b: Backend, place: Place, timeout_s: float | None, mode: str = EXCLUSIVE
     ) -> Generator[Any, Any, bool]:
         """Take a lock for the open transaction; False when it took too long. Raises Deadlock."""
-        txn = backend.txn
+        txn = b.txn
         assert txn is not None
         got: bool = yield from self.store.lock(txn, place, timeout_s, mode)
         if not got:
