@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, ClassVar
 
 from nodoubt.protocol.ids import BranchId
-from nodoubt.sim.locks import EXCLUSIVE, Deadlock, LockWait, Place, Txn
+from nodoubt.sim.locks import Deadlock, LockWait, Place, Txn
 from nodoubt.sim.loop import Schedule
 from nodoubt.sim.observer import Observer
 from nodoubt.sim.store import SqlError, Store, Tables
@@ -263,9 +263,7 @@ class Server:
 
     # Locks and disk
 
-    def lock(
-        self, b: Backend, place: Place, timeout_s: float | None, mode: str = EXCLUSIVE
-    ) -> Generator[Any, Any, bool]:
+    def lock(self, b: Backend, place: Place, timeout_s: float | None, mode: str) -> Generator[Any, Any, bool]:
         """Take a lock for the open transaction; False when it took too long. Raises Deadlock."""
         txn = b.txn
         assert txn is not None
