@@ -160,7 +160,7 @@ WRONG: Sequence[tuple[str, type, str, Callable[..., Any], str]] = (
     ("postgresql", PostgreSQLServer, "_prepare", _prepares_what_failed, "COMMIT and PREPARE of a failed transaction"),
     ("postgresql", PostgreSQLServer, "_probe", _probes_nothing, "Two probes at once"),
     ("postgresql", Store, "crash", _forgets_locks, "The server dies while sessions wait"),
-    ("postgresql", PostgreSQLServer, "_first_query", _takes_no_snapshot, "A snapshot is taken at the beginning"),
+    ("postgresql", PostgreSQLServer, "_first_query", _takes_no_snapshot, "A reader goes on to see"),
     ("postgresql", Store, "kept", _keeps_nothing, "Keys are kept by a prepared branch"),
     ("postgresql", Store, "_has_share", _overtakes, "A gate is closed by several"),
     ("mariadb", MariaDBServer, "xa_prepare", _detaches, "A prepared branch is attached to its session"),
