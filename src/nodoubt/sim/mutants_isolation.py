@@ -77,16 +77,6 @@ def _text(name: str, change: Callable[[str], str]) -> Any:
     return swapped(PostgreSQL, name, lambda self, *args, **options: change(said(self, *args, **options)))
 
 
-def _alone_past_the_gate() -> Any:
-    decide = PostgreSQL.decide
-
-    def decided(self: PostgreSQL, branch: Any, participants: Mapping[int, str]) -> str:
-        text = decide(self, branch, participants)
-        return text if participants else text.removeprefix(self.pass_gate)
-
-    return swapped(PostgreSQL, "decide", decided)
-
-
 @contextmanager
 def _begun(weak: Callable[..., bool]) -> Iterator[None]:
     """Some branches of serializable transactions are opened as any other."""
@@ -131,9 +121,6 @@ ISOLATION: Mapping[str, Mutant] = {
     "gate-loss-ignored": Mutant(
         mistake="that a gate was lost meanwhile is ignored",
         switch=lambda: swapped(Instant, "_reopen", _reopen_anyhow),
-    ),
-    "gate-passed-alone": Mutant(
-        mistake="who writes to one node alone decides past the gate", switch=_alone_past_the_gate
     ),
     "unfinished-ignored": Mutant(
         mistake="snapshots are opened although what was decided is not finished",

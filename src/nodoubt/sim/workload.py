@@ -228,8 +228,10 @@ class Client:
             # That it is tried again says that the one before is aborted.
             for before in tries:
                 before.told = "aborted"
+            # What is named beforehand stays; else another try may well do something else, and have another home.
+            again = tries and not wishes
             tries.append(self._attempt(manager, tx, began))
-            await self._do(tx, tries[-1], job)
+            await self._do(tx, tries[-1], self._draw() if again else job)
 
         try:
             await manager.run(block, attempts=2, timeout=timeout, **wishes)
