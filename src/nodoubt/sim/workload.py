@@ -166,8 +166,6 @@ class Client:
                 await self._transact(manager, timeout)
         except asyncio.CancelledError as error:
             self._observer.hit("fault", "caller cancels")
-            if cancel is None:
-                self._observer.violation(f"{self.name} was cancelled, and nobody did it")
             errors.append(error)
             current = asyncio.current_task()
             while current is not None and current.uncancel():
@@ -229,9 +227,9 @@ class Client:
             for before in tries:
                 before.told = "aborted"
             # What is named beforehand stays; else another try may well do something else, and have another home.
-            again = tries and not wishes
+            mine = self._draw() if tries and not wishes else job
             tries.append(self._attempt(manager, tx, began))
-            await self._do(tx, tries[-1], self._draw() if again else job)
+            await self._do(tx, tries[-1], mine)
 
         try:
             await manager.run(block, attempts=2, timeout=timeout, **wishes)
