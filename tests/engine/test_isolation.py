@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from nodoubt.engine.asynchronous import AsyncSnapshot, AsyncTransaction
 from nodoubt.engine.engine import Engine
 from nodoubt.engine.instant import Instant
 from nodoubt.engine.request import shared
 from nodoubt.engine.work import Work
-from nodoubt.errors import ConfigError, GuardError, NodeUnavailable
+from nodoubt.errors import Aborted, ConfigError, GuardError, NodeUnavailable
 from nodoubt.nodes.contract import Gate
 from nodoubt.nodes.memory_database import Call, Fate
 from tests.engine.stage import NAMES, Stage, Trouble, told
@@ -337,6 +338,35 @@ async def test_another_process_knows_nothing_of_what_ours_was_told() -> None:
     plain = other.begin()
     assert await (await plain.on("left", read_only=True)).get("fact", "key") is None
     assert await seen(await looking(other)) == {work.gid}
+
+
+async def test_who_is_cancelled_while_it_opens_leaves_nothing_open() -> None:
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process()
+    stuck = holding(stage, "left", "begin")
+
+    async def write() -> None:
+        async with AsyncTransaction(engine.begin(isolation="snapshot")):
+            raise AssertionError("the block runs")
+
+    writer = asyncio.create_task(write())
+    await stuck.wait()
+    writer.cancel()
+    stage.heal()
+    with pytest.raises(asyncio.CancelledError):
+        await writer
+    assert not engine.live
+    assert await is_open(stage)
+
+
+async def test_a_view_that_grows_too_old_says_so() -> None:
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process()
+    with pytest.raises(Aborted, match="not over within"):
+        async with AsyncSnapshot(engine.begin(isolation="snapshot", nodes=(), reads=NAMES, timeout_s=0.01)):
+            await asyncio.Event().wait()
 
 
 async def test_an_opening_that_fails_aborts() -> None:

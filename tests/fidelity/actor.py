@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nodoubt.nodes.contract import ATOMIC, GATE_S_MAX, Isolation, Key, Terms
 from nodoubt.nodes.dialect import Dialect, NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
@@ -71,6 +72,16 @@ class Recorder:
     def _say(self, what: str) -> None:
         if not self.is_quiet:
             self.said.append(what)
+
+
+def terms_of(flags: Sequence[str], patience_s: float) -> Terms:
+    """What a branch is begun for: ``snapshot``, or ``serializable`` with keys such as ``key:x`` and ``key:x:shared``."""
+    for isolation in (Isolation.SNAPSHOT, Isolation.SERIALIZABLE):
+        if isolation.value in flags:
+            named = [flag.split(":") for flag in flags if flag.startswith("key:")]
+            keys = tuple(Key(name=words[1], shared="shared" in words) for words in named)
+            return Terms(isolation=isolation, keys=keys, lock_wait_s=patience_s)
+    return ATOMIC
 
 
 class Actor:
@@ -164,8 +175,11 @@ class Actor:
     async def _begin(self, number: str, *flags: str) -> None:
         session = self._recorder()
         self._begun, self._names.begun[number] = number, session.token
-        text = self._dialect.begin(self._branch(number), read_only="reading" in flags)
-        if not session.begin_later(text):
+        branch, reading, terms = self._branch(number), "reading" in flags, terms_of(flags, self._timeout_s)
+        if terms is not ATOMIC:
+            assert self.handle is not None
+            await session.command(self._dialect.begin_on(self.handle, branch, read_only=reading, terms=terms))
+        elif not session.begin_later(text := self._dialect.begin(branch, read_only=reading)):
             await session.command(text)
         self._is_open = True
 
@@ -225,6 +239,17 @@ class Actor:
     async def _raw(self, *words: str) -> None:
         await self._recorder().command(" ".join(words))
         self._is_open = False
+
+    # The gate
+
+    async def _close_gate(self) -> None:
+        await self._recorder().command(self._dialect.close_gate(self._timeout_s, GATE_S_MAX))
+
+    async def _reopen_gate(self) -> None:
+        await self._recorder().command(self._dialect.reopen_gate())
+
+    async def _committed(self, *numbers: str) -> None:
+        await self._recorder().query(self._dialect.committed(self._gids(numbers)))
 
     # Recovery
 
@@ -289,6 +314,9 @@ class Actor:
         "finish": _finish,
         "undo": _undo,
         "raw": _raw,
+        "close-gate": _close_gate,
+        "reopen-gate": _reopen_gate,
+        "committed": _committed,
         "list": _list,
         "applied": _applied,
         "probe": _probe,

@@ -212,7 +212,14 @@ class MariaDBLaboratory(Laboratory):
             thread = re.search(r"MariaDB thread id (\d+)", text)
             if waits and thread and int(waits[1]) > WAITS_S * 1_000_000:
                 found.add(int(thread[1]))
-        return found
+        return found | {
+            int(number)
+            for number, waited_ms in self.ask(
+                "SELECT id, time_ms FROM information_schema.processlist"
+                " WHERE state IN ('User lock', 'Waiting for table metadata lock')"
+            )
+            if waited_ms > WAITS_S * 1000
+        }
 
     def alive(self) -> set[int]:
         return {int(number) for (number,) in self.ask("SELECT id FROM information_schema.processlist")}

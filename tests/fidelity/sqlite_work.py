@@ -14,10 +14,11 @@ from nodoubt.nodes.contract import Answer
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.sqlite import SQLiteNode
 from nodoubt.nodes.sqlite_branch import SQLiteBranch
+from nodoubt.nodes.sqlite_gate import SQLiteGate
 from nodoubt.protocol.ids import BranchId
 from nodoubt.sim.server import Disk
 from nodoubt.sim.workload import OVERDRAFT, TEXTS
-from tests.fidelity.actor import DOMAIN, PATIENT_S
+from tests.fidelity.actor import DOMAIN, PATIENT_S, terms_of
 from tests.fidelity.names import Names
 
 #: Over after some looks.
@@ -42,6 +43,7 @@ class Work:
         self._tell = tell
         self._is_open = False
         self._branch: SQLiteBranch | None = None
+        self._gate: SQLiteGate | None = None
         self._last = ""
         node.sessions.new = self._listening(node.sessions.new)  # type: ignore[method-assign]
 
@@ -110,7 +112,12 @@ class Work:
     # Branches
 
     async def _begin(self, number: str, *flags: str) -> None:
-        self._branch = await self._node.begin(self._id(number), read_only="reading" in flags, is_home="home" in flags)
+        self._branch = await self._node.begin(
+            self._id(number),
+            read_only="reading" in flags,
+            is_home="home" in flags,
+            terms=terms_of(flags, self._node.settings.acquire_timeout_s),
+        )
 
     async def _work(self, which: int, *values: Any) -> None:
         rows = await self._user(self._mine.connection, TEXTS["sqlite"][which], values)
@@ -149,6 +156,20 @@ class Work:
 
     async def _abandon(self) -> None:
         self._mine.abandon()
+
+    # The gate
+
+    async def _close_gate(self) -> None:
+        self._gate = await self._node.close_gate(self._node.settings.acquire_timeout_s)
+
+    async def _reopen_gate(self) -> None:
+        assert self._gate is not None
+        await self._gate.reopen()
+
+    async def _committed(self, *numbers: str) -> None:
+        assert self._gate is not None
+        found = await self._gate.committed(self._gids(numbers))
+        self._say(f"committed: {sorted(self._names.known[gid] for gid in found)}")
 
     # Recovery
 
@@ -198,6 +219,9 @@ class Work:
         "undo": _undo,
         "break": _break,
         "abandon": _abandon,
+        "close-gate": _close_gate,
+        "reopen-gate": _reopen_gate,
+        "committed": _committed,
         "finish": _finish,
         "list": _list,
         "applied": _applied,

@@ -11,6 +11,7 @@ import pytest
 from nodoubt.nodes import sqlite_tables
 from nodoubt.sim import server as simulated_server
 from nodoubt.sim import sqlite as simulated_sqlite
+from nodoubt.sim.locks import Place, Txn
 from nodoubt.sim.mariadb import MariaDBServer
 from nodoubt.sim.postgresql import PostgreSQLServer
 from nodoubt.sim.run import SERVERS
@@ -133,6 +134,18 @@ def _sees_what_comes_later(self: SimulatedSQLite) -> None:
     return None
 
 
+def _takes_no_snapshot(self: Any, b: Backend) -> Answer:
+    return "SELECT 1", [(1,)]
+
+
+def _keeps_nothing(self: Store, txn: Txn, table: str) -> dict[Place, str]:
+    return {}
+
+
+def _overtakes(self: Store, txn: Txn, place: Place) -> bool:
+    return True
+
+
 _vanish = SimulatedSQLite.vanish
 
 
@@ -147,11 +160,14 @@ WRONG: Sequence[tuple[str, type, str, Callable[..., Any], str]] = (
     ("postgresql", PostgreSQLServer, "_prepare", _prepares_what_failed, "COMMIT and PREPARE of a failed transaction"),
     ("postgresql", PostgreSQLServer, "_probe", _probes_nothing, "Two probes at once"),
     ("postgresql", Store, "crash", _forgets_locks, "The server dies while sessions wait"),
+    ("postgresql", PostgreSQLServer, "_first_query", _takes_no_snapshot, "A reader goes on to see"),
+    ("postgresql", Store, "kept", _keeps_nothing, "Keys are kept by a prepared branch"),
+    ("postgresql", Store, "_has_share", _overtakes, "A gate is closed by several"),
     ("mariadb", MariaDBServer, "xa_prepare", _detaches, "A prepared branch is attached to its session"),
     ("mariadb", MariaDBServer, "commit", _ends_the_branch, "The owner of an open branch does what only another"),
     ("mariadb", MariaDBServer, "_probe", _probes_nothing, "A duplicate decision: the recoverer is first"),
     ("mariadb", Store, "crash", _forgets_locks, "The server dies while sessions wait"),
-    ("sqlite", SimulatedSQLite, "_view", _sees_what_comes_later, "There is one writer at a time"),
+    ("sqlite", SimulatedSQLite, "_reader", _sees_what_comes_later, "There is one writer at a time"),
     ("sqlite", SimulatedSQLite, "vanish", _commits_on_its_way_out, "A process is killed before it prepared"),
 )
 

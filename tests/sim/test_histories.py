@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from nodoubt.errors import ConfigError
+from nodoubt.judge.history import NEVER
+from nodoubt.nodes.contract import Isolation
 from nodoubt.sim import explore, hits, record
 from nodoubt.sim.mutants import switched_on
 from nodoubt.sim.plan import KINDS, STROKES, UNLIMITED, draw
 from nodoubt.sim.run import Simulation, run
 from nodoubt.sim.watch import verdicts_counted
+from nodoubt.sim.workload import Attempt, View
 
 SOURCE = Path(__file__).parents[2] / "src"
 #: Seeds that are run twice.
@@ -82,9 +85,44 @@ def test_histories_are_judged_by_the_checker_too() -> None:
     assert "garbage-read" in "".join(record.contradictions(world))
 
 
+def quiet(isolation: Isolation) -> Simulation:
+    """A world of that level without faults, after its history, of which the checker holds nothing against the library."""
+    seeds = (seed for seed in range(1, 1000) if draw(seed).isolation is isolation and draw(seed).views)
+    world = Simulation(draw(next(seeds)).shrunk(faults=()), traced=False)
+    with verdicts_counted(world.observer):
+        world.play()
+    world.bury()
+    assert list(record.contradictions(world)) == []
+    assert world.chronicle.views
+    return world
+
+
+@pytest.mark.parametrize("isolation", Isolation)
+def test_a_view_of_half_a_transaction_is_convicted(isolation: Isolation) -> None:
+    world = quiet(isolation)
+    whole = next(a for a in world.attempts if a.told == "committed" and len(a.moved) > 1)
+    (_, first, _), *_, (_, last, _) = [op for op in whole.ops if op[0] == "append"]
+    rows = {place: world.databases[place[0]].store.tables["list"][place[1]] for place in (first, last)}
+    half = rows[last][: rows[last].index(whole.tag)]
+    world.chronicle.views.append(View([("r", first, rows[first]), ("r", last, half)], None, whole.began, NEVER))
+    assert "the appends and the views: strict-serializable is contradicted" in "".join(record.contradictions(world))
+
+
+def test_a_caller_who_misses_what_he_was_told_is_a_contradiction() -> None:
+    world = quiet(Isolation.ATOMIC)
+    told = next(attempt for attempt in world.attempts if attempt.told == "committed")
+    place = next(place for function, place, _ in told.ops if function == "append")
+    later = Attempt("later", "later", manager=told.manager, began=told.ended + 1, ops=[("r", place, ())])
+    assert list(record._missed(world)) == []
+    world.attempts.append(later)
+    assert f"{told.tag} was told to be committed" in "".join(record._missed(world))
+    later.manager = None
+    assert list(record._missed(world)) == [], "another manager was told nothing"
+
+
 def test_a_failure_is_made_small_and_told_how_to_repeat() -> None:
     mutant = "failures-forgotten"
-    tally = explore.batch(0, 20, mutant)
+    tally = explore.batch(0, 100, mutant)
     plan = draw(min(tally.failures))
     small = explore.shrink(plan, mutant)
     assert set(small.rates) <= {"block ignores an error"}

@@ -11,8 +11,8 @@ import pytest
 from nodoubt.journal.files import Journal, NotWritten
 from nodoubt.journal.record import Record
 from nodoubt.protocol.ids import BranchId, new_gid
-from nodoubt.sim.loop import ProcessLoop, Schedule
-from nodoubt.sim.machine import Died, Machine, SimulatedFiles
+from nodoubt.sim.loop import Died, ProcessLoop, Schedule
+from nodoubt.sim.machine import Machine, SimulatedFiles
 from nodoubt.sim.observer import Observer
 
 SEEDS = 40

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from nodoubt.sim.store import Deadlock, LockWait, Record, Store, Txn
+from nodoubt.sim.locks import EXCLUSIVE, Deadlock, LockWait, Txn
+from nodoubt.sim.store import Record, Store
 
 PLACE = ("account", "a")
 
@@ -16,9 +17,9 @@ def store() -> Store:
     return Store({"account": {"a": 1, "b": 1}})
 
 
-def take(found: Store, txn: Txn, place: Any = PLACE) -> LockWait | None:
-    """Ask for a row; the wait, if there is one."""
-    steps = found.lock(txn, place, None)
+def take(found: Store, txn: Txn, place: Any = PLACE, mode: str = EXCLUSIVE) -> LockWait | None:
+    """Ask for a lock; the wait, if there is one."""
+    steps = found.lock(txn, place, None, mode)
     try:
         wait = next(steps)
     except StopIteration:
@@ -65,6 +66,61 @@ def test_who_was_handed_a_lock_waits_for_nobody() -> None:
     found.end(first, apply=False)
     # Its wait has not gone on yet; looking for a deadlock comes to an end all the same.
     assert take(found, Txn()) is not None
+
+
+def test_a_lock_is_shared_in_one_mode() -> None:
+    found = store()
+    readers = [Txn(), Txn()]
+    assert [take(found, txn, mode="read") for txn in readers] == [None, None]
+    other, late = take(found, Txn(), mode="other"), take(found, Txn(), mode="read")
+    assert other is not None
+    assert late is not None, "nobody overtakes who waits"
+    order: list[str] = []
+    other.wake, late.wake = (lambda got: order.append("other")), (lambda got: order.append("late"))
+    found.end(readers[0], apply=False)
+    assert order == []
+    found.end(readers[1], apply=False)
+    found.end(other.txn, apply=False)
+    assert order == ["other", "late"]
+
+
+def test_who_has_a_share_alone_may_have_it_all() -> None:
+    found = store()
+    first, second = Txn(), Txn()
+    take(found, first, mode="read")
+    assert take(found, first) is None
+    assert take(found, second, mode="read") is not None
+    both, first, second = store(), Txn(), Txn()
+    take(both, first, mode="read")
+    take(both, second, mode="read")
+    assert take(both, first) is not None
+    with pytest.raises(Deadlock):
+        take(both, second)
+
+
+def test_who_looks_sees_what_there_was() -> None:
+    found = store()
+    viewer, writer = Txn(), Txn()
+    found.look(viewer)
+    for number in (2, 3):
+        writer.writes[PLACE] = number
+        found.apply(writer.writes)
+    assert (found.seen(viewer, *PLACE), found.read(viewer, *PLACE)) == (1, 3)
+    assert found.all_seen(viewer, "account") == {"a": 1, "b": 1}
+    found.end(viewer, apply=False)
+    found.apply({PLACE: 4})
+    assert viewer.view == {PLACE: 1}, "whoever looked no more costs nothing"
+
+
+def test_a_prepared_branch_keeps_what_it_shares_through_a_crash() -> None:
+    found = store()
+    txn = Txn()
+    key = ("key", 1)
+    take(found, txn, key, "read")
+    found.force(found.append(Record("prepare", "branch", txn.writes, found.kept(txn, "key"))))
+    found.crash(Random(0))
+    assert take(found, Txn(), key) is not None
+    assert take(store(), Txn(), key) is None
 
 
 @pytest.mark.parametrize("seed", range(8))

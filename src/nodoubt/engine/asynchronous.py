@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import Context
 from types import TracebackType
 from typing import Any, Generic, TypeVar, Unpack
@@ -47,7 +47,12 @@ class AsyncTransaction(TransactionShell):
 
     async def __aenter__(self) -> AsyncTransaction:
         if self._work.opens_at_begin:
-            await _to_its_end(self._work.open_named())
+            try:
+                await _to_its_end(self._work.open_named())
+            except BaseException as error:
+                # Who was cancelled meanwhile has them open all the same, and never comes to leave the block.
+                await _to_its_end(self._work.roll_back(f"{type(error).__name__}: {error}"))
+                raise
         self._task = asyncio.current_task()
         self._work.interrupt = self._interrupt
         return self
@@ -89,7 +94,7 @@ class AsyncSnapshot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # What was read was read: that a line is lost when nothing is left to do takes nothing back.
-        with suppress(Aborted):
+        with suppress(Aborted) if error is None else nullcontext():
             await self._transaction.__aexit__(kind, error, trace)
 
     async def on(self, name: str) -> Any:

@@ -7,6 +7,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
+from nodoubt.nodes.contract import Isolation
 from nodoubt.sim.machine import FORCE, UNSEEN_COMMIT
 from nodoubt.sim.mariadb import MariaDBServer
 from nodoubt.sim.plan import STROKES
@@ -36,6 +37,8 @@ AIMS_OF = {
     "owner overtaken": ("Prepare",),
     "process killed": (*AIMS, "probe", "finish", "purge", *["Decide", "DecisionDurable", "CommitBranch"] * 3),
 }
+#: The steps of opening snapshots, where there are any.
+OPENING_AIMS = ("gate", "open") * 3
 #: Kinds that cannot strike at any other time.
 NEED_A_GID = ("owner overtaken", "seen decision lost")
 #: Kinds that may strike before anything else happens, as a process that stops between two of its own steps.
@@ -79,7 +82,10 @@ class Faults:
             else:
                 world.schedule.after(delay_s, self._strike, kind, process, about)
 
-        self._await(random.choice(AIMS_OF.get(kind, AIMS)), strike, others_first=int(random.expovariate(0.4)))
+        aims = AIMS_OF.get(kind, AIMS)
+        if kind not in NEED_A_GID and (plan.views or plan.isolation is Isolation.SNAPSHOT):
+            aims = (*aims, *OPENING_AIMS)
+        self._await(random.choice(aims), strike, others_first=int(random.expovariate(0.4)))
 
     def _strike(self, kind: str, process: str = "", gid: str = "") -> None:
         self._aimed_at, self._aimed_gid = process, gid

@@ -17,8 +17,8 @@ from typing import Any, Literal, Protocol
 from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.sim.driver import SimulatedDriver, SimulatedSession
-from nodoubt.sim.loop import ProcessLoop
-from nodoubt.sim.machine import Died, Machine, SimulatedFiles
+from nodoubt.sim.loop import Died, ProcessLoop
+from nodoubt.sim.machine import Machine, SimulatedFiles
 from nodoubt.sim.postgresql import PostgreSQLServer
 from nodoubt.sim.seam import swapped
 from nodoubt.sim.server import Backend, Packet, Server, Steps

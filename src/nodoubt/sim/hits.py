@@ -14,12 +14,26 @@ from nodoubt.sim.plan import KINDS
 MET = (
     "mariadb: 1397 while attached",
     "mariadb: seen decision lost",
+    "postgresql: lock time-out",
+    "postgresql: the first committer won",
     "sqlite: disk full",
     "sqlite: forced write failed",
     "sqlite: died in the middle of a call",
     "sqlite: unforced name lost",
     "sqlite: torn file",
     "sqlite: an unseen commit came back",
+)
+#: What openings of several snapshots came to, and the gates of homes.
+OPENINGS = (
+    "a gate is held",
+    "a home is down",
+    "finished what its owner did not",
+    "thrown away, for a gate was lost",
+)
+GATES = tuple(
+    f"{kind}: {what}"
+    for kind in ("postgresql", "mariadb")
+    for what in ("closed", "lost", "a decision was held off", "an opener was held off")
 )
 
 
@@ -33,6 +47,8 @@ def required() -> Mapping[str, tuple[str, ...]]:
         "transition of a branch": tuple(f"{state} + {fact.__name__}" for state, fact in BRANCHES),
         "by hand": ("named",),
         "met": MET,
+        "opening": OPENINGS,
+        "gate": GATES,
     }
 
 

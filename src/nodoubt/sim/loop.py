@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 from asyncio.events import _set_running_loop
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from heapq import heappop, heappush
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from typing import Any
 
 #: A task that was left behind is closed this often: its clean-up may wait, and there is nothing left to wait for.
 CLOSES_MAX = 8
+
+
+class Died(BaseException):
+    """The process is dead: nothing that it does from now on has an effect."""
 
 
 class Handle(list[Any]):
@@ -192,13 +197,18 @@ class ProcessLoop:
         """What nobody waited for: a future of a connection that was cut, mostly. Callbacks that raise are bugs: see run."""
 
 
-def _close(coroutine: Coroutine[Any, Any, Any] | Any) -> None:
+def _close(coroutine: Any) -> None:
+    if getcoroutinestate(coroutine) == CORO_CREATED:
+        # What it was to run has not begun either.
+        for value in coroutine.cr_frame.f_locals.values():
+            if iscoroutine(value):
+                value.close()
     for _ in range(CLOSES_MAX):
         try:
             coroutine.close()
         except RuntimeError:
             # Its clean-up waited for something.
             continue
-        except Exception:
+        except (Exception, Died):
             return
         return

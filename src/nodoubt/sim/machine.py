@@ -1,7 +1,7 @@
 """A machine with files on a disk that loses, at power failure, what was not forced: contents that were written and names.
 
-Whoever runs on the machine may die at any call of the disk, in the middle of what he is doing: :class:`Died` stops him, and what
-Python does on its way out changes nothing any more.
+Whoever runs on the machine may die at any call of the disk, in the middle of what he is doing:
+:class:`nodoubt.sim.loop.Died` stops him, and what Python does on its way out changes nothing any more.
 """
 
 from __future__ import annotations
@@ -14,16 +14,12 @@ from pathlib import Path
 from random import Random
 
 from nodoubt.journal.files import Files
-from nodoubt.sim.loop import ProcessLoop, Schedule
+from nodoubt.sim.loop import Died, ProcessLoop, Schedule
 from nodoubt.sim.observer import Observer
 from nodoubt.sim.server import EPOCH_S, Disk
 
 #: Calls of the disk at which a death leaves most behind: content that is not forced, and a commit that nobody has seen.
 FORCE, UNSEEN_COMMIT = "force", "unseen commit"
-
-
-class Died(BaseException):
-    """The process is dead: nothing that it does from now on has an effect."""
 
 
 @dataclass(slots=True, eq=False)

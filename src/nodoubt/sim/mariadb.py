@@ -6,15 +6,22 @@ lock is held as long as its session.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from nodoubt.sim.mariadb_xa import OK, MariaDBBranches
+from nodoubt.sim.locks import Txn
+from nodoubt.sim.mariadb_xa import GATE, OK, SNAPSHOT_ISOLATION, MariaDBBranches
 from nodoubt.sim.server import Answer, Backend, Steps, quoted, texts
 from nodoubt.sim.store import SqlError
 
 DECISION, BRANCH = "decision", "branch"
+#: ``lock_wait_timeout`` of a new session.
+TABLE_WAIT_S = 86400.0
+TABLES = "lock_wait_timeout"
+#: Settings that have another name here.
+_NAMES = {"innodb_lock_wait_timeout": "lock_wait_s", "wait_timeout": "idle_limit_s"}
 #: A killed session is gone after this long.
 KILL_S = 0.01
 
@@ -35,6 +42,12 @@ class MariaDBServer(MariaDBBranches):
         return (yield from self.implicit(b, 1))
 
     def _decide(self, b: Backend, gid: str, participants: str, complete: str) -> Steps:
+        self.reach(b)
+        began_s = self.schedule.now
+        if not (yield from self.lock(b, GATE, b.settings.get(TABLES, TABLE_WAIT_S), "read")):
+            raise self.failed(b, SqlError("1205", "Lock wait timeout exceeded"))
+        if self.schedule.now > began_s:
+            self.observer.hit("gate", "mariadb: a decision was held off")
         txn = yield from self.write(b, DECISION, gid)
         if self.store.read(txn, DECISION, gid) is not None:
             raise self.failed(b, SqlError("1062", f"Duplicate entry '{gid}' for key 'PRIMARY'", "PRIMARY"))
@@ -120,11 +133,69 @@ class MariaDBServer(MariaDBBranches):
         self.reach(b)
         return self.store.rows(b.txn, table)
 
-    def _identity(self, b: Backend) -> Answer:
+    def _identity(self, b: Backend) -> Steps:
         self.reach(b)
+        reader = Txn()
+        yield from self.store.lock(reader, GATE, None, "read")
+        self.store.release(reader)
         return "", list(self.store.tables["node"].values())
 
+    # The gate: what keeps it closed is a transaction of its session, as far as locks and time-outs go
+
+    def _opener(self, b: Backend) -> Txn:
+        if b.txn is None:
+            b.txn = Txn()
+        return b.txn
+
+    def _get_gate(self, b: Backend, name: str, seconds: str) -> Steps:
+        got = yield from self.store.lock(self._opener(b), ("named", name), float(seconds))
+        return "", [(int(got),)]
+
+    def _lock_tables(self, b: Backend) -> Steps:
+        began_s = self.schedule.now
+        if not (yield from self.store.lock(self._opener(b), GATE, b.settings.get(TABLES, TABLE_WAIT_S))):
+            raise SqlError("1205", "Lock wait timeout exceeded")
+        if self.schedule.now > began_s:
+            self.observer.hit("gate", "mariadb: an opener was held off")
+        self.closed_gate(b)
+        return OK
+
+    def _unlock_tables(self, b: Backend) -> Answer:
+        b.settings.pop("gate", None)
+        self.store.end(self._opener(b), apply=False)
+        b.txn = None
+        return OK
+
+    def _committed(self, b: Backend, gids: str) -> Answer:
+        rows = self._rows(b, DECISION)
+        return "", [(gid,) for gid in quoted(gids) if gid in rows and rows[gid][0] == "committed"]
+
     # Sessions and settings
+
+    def _keep(self, b: Backend, names: str) -> Answer:
+        """Copy settings to user variables."""
+        for name in re.findall(r"@@(\w+)", names):
+            b.settings[f"@nodoubt_{name}"] = b.settings.get(_NAMES.get(name, name))
+        return OK
+
+    def _set(self, b: Backend, changes: str) -> Answer:
+        for change in changes.split(","):
+            name, value = change.split("=")
+            kept = b.settings.get(value) if value.startswith("@") else None
+            b.settings[_NAMES.get(name, name)] = float(value) if value.isdigit() else value if value == "ON" else kept
+        for name in [name for name, value in b.settings.items() if value is None]:
+            del b.settings[name]
+        return OK
+
+    def _next_level(self, b: Backend, level: str) -> Answer:
+        b.settings["next level"] = level
+        return OK
+
+    def _first_look(self, b: Backend) -> Answer:
+        self.reach(b)
+        if b.txn is not None:
+            self.store.look(b.txn)
+        return OK
 
     def _get_lock(self, b: Backend, name: str) -> Answer:
         if self._owner(name) is not None:
@@ -181,24 +252,24 @@ class MariaDBServer(MariaDBBranches):
 
     # The workload
 
-    def _look(self, b: Backend, key: Any) -> Answer:
+    def _look(self, b: Backend, key: Any) -> Steps:
         """At REPEATABLE READ the first look is what a transaction goes on to see, beside its own writes."""
         self.reach(b)
         txn = b.txn
         assert txn is not None
-        if ("list", key) in txn.writes:
-            return "", [(txn.writes["list", key],)]
-        if txn.view is None:
-            txn.view = self.store.snapshot()
-        return "", [(txn.view["list"][key],)]
+        if txn.level == "SERIALIZABLE":
+            yield from self.take(b, ("list", key), "read")
+            return "", [(self.store.read(txn, "list", key),)]
+        self.store.look(txn)
+        return "", [(self.store.seen(txn, "list", key),)]
 
     def _append(self, b: Backend, tag: Any, key: Any) -> Steps:
-        txn = yield from self.write(b, "list", key)
+        txn = yield from self.change(b, "list", key)
         txn.writes["list", key] = (*self.store.read(txn, "list", key), tag)
         return "1", ()
 
     def _move(self, b: Backend, amount: Any, key: Any) -> Steps:
-        txn = yield from self.write(b, "account", key)
+        txn = yield from self.change(b, "account", key)
         balance = self.store.read(txn, "account", key) + amount
         if balance < 0:
             raise SqlError("4025", "CONSTRAINT `balance` failed for `account`")
@@ -213,11 +284,15 @@ class MariaDBServer(MariaDBBranches):
         (r"XA COMMIT (\S*)", partial(MariaDBBranches.xa_finish, commit=True)),
         (r"XA ROLLBACK (\S*)", partial(MariaDBBranches.xa_finish, commit=False)),
         (r"XA RECOVER", _recover),
+        (r"START TRANSACTION WITH CONSISTENT SNAPSHOT", MariaDBBranches.start_with_snapshot),
         (r"START TRANSACTION", MariaDBBranches.start_transaction),
         (r"COMMIT", MariaDBBranches.commit),
         (r"ROLLBACK", MariaDBBranches.roll_back),
-        (r"INSERT INTO \S*nodoubt_branch VALUES \('(.*)',\s*(\d+)\)", _evidence),
-        (r"INSERT INTO \S*nodoubt_decision \(gid, .* \('(.*)','committed','(.*)',([01]),IFNULL\(.*\)\)", _decide),
+        (r"INSERT INTO \S*nodoubt_branch VALUES \('(.*)',(\d+)\)", _evidence),
+        (
+            r"INSERT INTO \S*nodoubt_decision \(gid, .* VALUES \('(.*)','committed','(.*)',([01]),IFNULL\(.*\)\)",
+            _decide,
+        ),
         (r"INSERT INTO \S*nodoubt_decision .* VALUES (.*) ON DUPLICATE KEY UPDATE .*", _probe),
         (r"UPDATE \S*nodoubt_decision SET probes = .* IN \((.*)\)", partial(_touch, complete=False)),
         (r"UPDATE \S*nodoubt_decision SET complete = 1.* IN \((.*)\)", partial(_touch, complete=True)),
@@ -231,17 +306,24 @@ class MariaDBServer(MariaDBBranches):
         (r"SELECT gid, branch FROM \S*nodoubt_branch WHERE gid IN \((.*)\)", _applied),
         (r"SELECT gid FROM \S*nodoubt_branch WHERE gid < '(.*)' ORDER BY gid DESC LIMIT (\d+)", _old_evidence),
         (r"SELECT GET_LOCK\('(.*)', 0\)", _get_lock),
+        (r"SELECT GET_LOCK\('(nodoubt:gate:.*)',(.*)\)", _get_gate),
+        (r"LOCK TABLES \S*nodoubt_node WRITE", _lock_tables),
+        (r"UNLOCK TABLES", _unlock_tables),
+        (r"DO RELEASE_LOCK\('nodoubt:gate:.*'\)", _nothing),
+        (r"SELECT 1 FROM \S*nodoubt_branch WHERE gid = ''", _first_look),
+        (r"SELECT gid FROM \S*nodoubt_decision WHERE decision = 'committed' AND gid IN \((.*)\)", _committed),
         (r"SELECT IS_USED_LOCK\('(.*)'\)", _used_lock),
         (r"SELECT SLEEP\((.*)\)", _sleep),
         (r"SELECT DATABASE\(\), .*", _learn),
         (r"SELECT UNIX_TIMESTAMP\(NOW\(6\)\)", _clock),
         (r"SELECT @@innodb_flush_log_at_trx_commit, .*", lambda *_: ("", [(1, 0, 0)])),
-        (r"SHOW VARIABLES LIKE '(innodb_snapshot_isolation)'", lambda _, b, name: ("", [(name, "OFF")])),
-        (r"(?:LOCK|UNLOCK) TABLES.*", _nothing),
+        (r"SHOW VARIABLES LIKE 'innodb_snapshot_isolation'", lambda *_: ("", [(SNAPSHOT_ISOLATION, "OFF")])),
         (r"SELECT name, domain, id, schema_version FROM \S*nodoubt_node", _identity),
         (r"SET SESSION idle_transaction_timeout = (\d+)", _limit),
         (r"SET SESSION innodb_lock_wait_timeout = (\d+)", _lock_wait),
         (r"SET SESSION TRANSACTION READ (ONLY|WRITE)", _read_only),
-        (r"SET TRANSACTION ISOLATION LEVEL READ COMMITTED", _nothing),
+        (r"SET TRANSACTION ISOLATION LEVEL (READ COMMITTED|REPEATABLE READ|SERIALIZABLE)", _next_level),
+        (r"SET (@nodoubt_\w+=@@.*)", _keep),
+        (r"SET SESSION (\w+=.*)", _set),
         (r"KILL (\d+)", _kill),
     )

@@ -11,13 +11,18 @@ from collections.abc import Generator
 from typing import Any
 
 from nodoubt.protocol.ids import XA_FORMAT, BranchId
+from nodoubt.sim.locks import EXCLUSIVE, Deadlock, Place, Txn
 from nodoubt.sim.server import Answer, Backend, Server, Steps
-from nodoubt.sim.store import Deadlock, Prepared, Record, SqlError, Txn
+from nodoubt.sim.store import Prepared, Record, SqlError
 
 #: No row was changed.
 OK: Answer = ("0", ())
 #: ``innodb_lock_wait_timeout`` of a new session.
 LOCK_WAIT_S = 50.0
+#: The lock of the table of one row, which every decision reads.
+GATE: Place = ("node", "")
+#: The setting by which a snapshot also keeps what may be written.
+SNAPSHOT_ISOLATION = "innodb_snapshot_isolation"
 #: The states of a session's branch, by the manual's names; NONE where there is none.
 NONE, ACTIVE, IDLE, PREPARED, ROLLBACK_ONLY = "NON-EXISTING", "ACTIVE", "IDLE", "PREPARED", "ROLLBACK ONLY"
 
@@ -61,19 +66,36 @@ class MariaDBBranches(Server):
         if self.disk.full and self.random.random() < 0.5:
             self.observer.hit("met", "mariadb: disk full")
             raise self.failed(b, SqlError("1114", f"The table '{table}' is full"))
+        yield from self.take(b, (table, key))
+        return txn
+
+    def take(self, b: Backend, place: Place, mode: str = EXCLUSIVE) -> Generator[Any, Any, None]:
+        """Take a row's lock until the transaction ends."""
         try:
-            got = yield from self.lock(b, table, key, b.settings.get("lock_wait_s", LOCK_WAIT_S))
+            got = yield from self.lock(b, place, b.settings.get("lock_wait_s", LOCK_WAIT_S), mode)
         except Deadlock:
             self.observer.hit("met", "mariadb: deadlock")
-            self.store.end(txn, apply=False)
-            if b.branch:
-                b.settings["xa"] = ROLLBACK_ONLY
-            else:
-                self._close(b)
-            raise SqlError("1213", "Deadlock found when trying to get lock") from None
+            raise self._doomed(b, SqlError("1213", "Deadlock found when trying to get lock")) from None
         if not got:
             raise self.failed(b, SqlError("1205", "Lock wait timeout exceeded"))
+
+    def change(self, b: Backend, table: str, key: Any) -> Generator[Any, Any, Txn]:
+        """Lock a row to change it. If it is told to, a transaction changes nothing that its snapshot does not show."""
+        txn = yield from self.write(b, table, key)
+        if txn.view and (table, key) in txn.view and b.settings.get(SNAPSHOT_ISOLATION) == "ON":
+            self.observer.hit("met", "mariadb: the first committer won")
+            raise self._doomed(b, SqlError("1020", f"Record has changed since last read in table '{table}'"))
         return txn
+
+    def _doomed(self, b: Backend, error: SqlError) -> SqlError:
+        """The error that undid the whole transaction."""
+        assert b.txn is not None
+        self.store.end(b.txn, apply=False)
+        if b.branch:
+            b.settings["xa"] = ROLLBACK_ONLY
+        else:
+            self._close(b)
+        return error
 
     def failed(self, b: Backend, error: SqlError) -> SqlError:
         """The error of a statement, which outside any transaction takes what it did with it."""
@@ -94,11 +116,14 @@ class MariaDBBranches(Server):
             b.settings.pop(key, None)
 
     def _commit_txn(self, b: Backend, txn: Txn) -> Generator[Any, Any, None]:
-        """Seen at once, and answered when it is forced."""
+        """Seen at once, and answered when it is forced; until then whoever decides keeps the lock of the table."""
+        passed = Txn()
+        self.store.move(txn, passed, GATE)
         self.store.end(txn, apply=True)
         self._close(b)
         if txn.writes:
             yield from self.force(b, self.store.append(Record("commit", writes=txn.writes)))
+        self.store.release(passed)
 
     # Plain transactions
 
@@ -107,8 +132,19 @@ class MariaDBBranches(Server):
         self._expect_clean(b)
         if b.branch:
             raise _wrong_state(b)
-        b.txn = Txn(read_only=bool(b.settings.get("read_only")))
+        b.txn = self._txn(b)
         return OK
+
+    def start_with_snapshot(self, b: Backend) -> Answer:
+        """``START TRANSACTION WITH CONSISTENT SNAPSHOT``."""
+        self.start_transaction(b)
+        assert b.txn is not None
+        self.store.look(b.txn)
+        return OK
+
+    def _txn(self, b: Backend) -> Txn:
+        """A transaction of the level that was set for the next one."""
+        return Txn(read_only=bool(b.settings.get("read_only")), level=b.settings.pop("next level", ""))
 
     def _expect_clean(self, b: Backend) -> None:
         if b.txn is not None:
@@ -143,7 +179,7 @@ class MariaDBBranches(Server):
             raise _wrong_state(b) if b.branch else _outside()
         if xid in self.store.prepared or any(other.branch == xid for other in self.backends.values()):
             raise SqlError("1440", "XAER_DUPID: The XID already exists")
-        b.txn = Txn(read_only=bool(b.settings.get("read_only")))
+        b.txn = self._txn(b)
         b.branch, b.settings["xa"] = xid, ACTIVE
         return OK
 

@@ -6,9 +6,8 @@ Each is a context manager that changes one function of the library. Nothing but 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,15 +26,8 @@ from nodoubt.protocol import messages as m
 from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.protocol.verdicts import HomeSays
 from nodoubt.sim.machine import SimulatedFiles
-from nodoubt.sim.seam import swapped
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mutant:
-    """A mistake: what it is, and how it is switched on."""
-
-    mistake: str
-    switch: Callable[[], AbstractContextManager[None]]
+from nodoubt.sim.mutants_isolation import ISOLATION
+from nodoubt.sim.seam import Mutant, swapped
 
 
 @contextmanager
@@ -273,6 +265,7 @@ MUTANTS: Mapping[str, Mutant] = {
         mistake="a branch is as young as a database says whose clock was set back",
         switch=lambda: swapped(settle._Case, "age_s", _age_by_the_database),
     ),
+    **ISOLATION,
 }
 
 

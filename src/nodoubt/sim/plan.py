@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from nodoubt.nodes.contract import Isolation
 from nodoubt.sim.network import FATES
 
 #: Faults that strike at a moment, and how many strike in one history at most.
@@ -42,6 +43,13 @@ LIKELIER = {
     "forced write fails": "sqlite",
     "seen decision lost": "mariadb",
 }
+#: How often a history is about what spans nodes: levels, and views of several of them.
+CROWDED = 0.3
+#: Faults that are drawn twice as often there: an opening must find what others left, and last until they have gone on.
+HOLD_OFF = ("process killed", "process paused", "server killed", "late request")
+#: What all its transactions ask for, and how likely a client opens a view instead, as often as they are drawn.
+LEVELS = (Isolation.ATOMIC, Isolation.SNAPSHOT, Isolation.SERIALIZABLE)
+VIEWS = (0.2, 0.5)
 #: Kinds of nodes, as often as they are drawn.
 NODES = (*["postgresql"] * 4, *["mariadb"] * 4, *["sqlite"] * 3)
 
@@ -62,6 +70,11 @@ class Plan:
     latency_s: float
     #: kind -> how likely (packets, callers) or how many times (strokes)
     rates: dict[str, float] = field(default_factory=dict)
+    isolation: Isolation = Isolation.ATOMIC
+    #: How likely a client opens a view of several nodes instead of a transaction.
+    views: float = 0.0
+    #: How much faster than evenly over the time a client makes its transactions, as often as it is drawn.
+    paces: tuple[int, ...] = (1, 10, 10)
     #: Without end, faults never heal, and only safety is judged.
     heals: bool = True
 
@@ -78,7 +91,7 @@ class Plan:
         """What it is, for people."""
         nodes = ", ".join(f"{name} ({kind})" for name, kind in self.nodes.items())
         return [
-            f"seed {self.seed}: {nodes}; {self.processes} processes, {self.clients} clients,"
+            f"seed {self.seed}: {nodes}; {self.isolation}; {self.processes} processes, {self.clients} clients,"
             f" {self.transactions} transactions, faults for {self.horizon_s:.0f} s"
             + ("" if self.heals else ", never healing"),
             *(f"  {kind}: {rate:.3g}" for kind, rate in self.rates.items()),
@@ -93,8 +106,10 @@ def draw(seed: int) -> Plan:
     # Each seed leaves some kinds out, and some seeds most of them: rare orders of events need quiet elsewhere.
     share = random.choice((0.08, 0.2, 0.4))
     rates: dict[str, float] = {}
+    is_crowded = random.random() < CROWDED
     for kind in KINDS:
-        if random.random() >= share * (2 if LIKELIER.get(kind) in nodes.values() else 1):
+        is_likelier = LIKELIER.get(kind) in nodes.values() or (is_crowded and kind in HOLD_OFF)
+        if random.random() >= share * (2 if is_likelier else 1):
             continue
         if kind in STROKES:
             rates[kind] = random.randint(1, STROKES[kind])
@@ -104,14 +119,19 @@ def draw(seed: int) -> Plan:
             rates[kind] = 1 if kind == STRANGERS else 10 ** random.uniform(-3, -0.5)
     if "seen decision lost" in rates and random.random() < 0.5:
         rates.setdefault("operator finishes a branch", 1)
+    isolation, views = (random.choice(LEVELS), random.choice(VIEWS)) if is_crowded else (Isolation.ATOMIC, 0.0)
     return Plan(
         seed=seed,
         nodes=nodes,
         processes=random.choice((1, 2, 2, 2, 3)),
-        clients=random.randint(1, 3),
-        transactions=random.choice((5, 5, 6, 7, 8, 10, 12)),
+        # Openings last for moments, in which others must be at work.
+        clients=random.randint(2 if is_crowded else 1, 3),
+        transactions=random.choice((5, 5, 6, 7, 8, 10, 12)) + (2 if is_crowded else 0),
         horizon_s=random.choice((2.0, 8.0, 30.0)),
         latency_s=random.choice((0.0005, 0.01, 0.1)),
         rates=rates,
+        isolation=isolation,
+        views=views,
+        paces=(10, 40) if is_crowded else (1, 10, 10),
         heals=seed % UNLIMITED != 0,
     )

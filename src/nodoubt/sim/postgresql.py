@@ -12,10 +12,13 @@ from functools import partial
 from typing import Any
 
 from nodoubt.protocol.ids import BranchId
+from nodoubt.sim.locks import EXCLUSIVE, Deadlock, Place, Txn
 from nodoubt.sim.server import DONE, Answer, Backend, Server, Steps, quoted, texts
-from nodoubt.sim.store import Deadlock, Prepared, Record, SqlError, Txn
+from nodoubt.sim.store import Prepared, Record, SqlError
 
-DECISION, BRANCH = "decision", "branch"
+DECISION, BRANCH, KEY = "decision", "branch", "key"
+#: The lock of the table of one row, which every decision passes.
+GATE: Place = ("node", "")
 SET: Answer = ("SET", ())
 #: A row of the table of decisions: decision, participants, complete, decided_at, reason.
 Decision = tuple[str, str, bool, float, str]
@@ -40,24 +43,41 @@ class PostgreSQLServer(Server):
         if txn is None:
             b.txn = txn = Txn()
             b.settings["implicit"] = True
-        failure: SqlError | None = None
+        if txn.read_only:
+            raise self._failed(b, SqlError("25006", "cannot execute in a read-only transaction"))
+        if self.disk.full and self.random.random() < 0.5:
+            self.observer.hit("met", "postgresql: disk full")
+            raise self._failed(b, SqlError("53100", "could not extend file: No space left on device"))
+        yield from self._take(b, (table, key))
+        return txn
+
+    def _take(self, b: Backend, place: Place, mode: str = EXCLUSIVE) -> Generator[Any, Any, None]:
+        """Take a lock until the transaction ends. Any error aborts it."""
         try:
-            if txn.read_only:
-                failure = SqlError("25006", "cannot execute in a read-only transaction")
-            elif self.disk.full and self.random.random() < 0.5:
-                self.observer.hit("met", "postgresql: disk full")
-                failure = SqlError("53100", "could not extend file: No space left on device")
-            elif not (yield from self.lock(b, table, key, b.settings.get("lock_timeout_s"))):
-                failure = SqlError("55P03", "canceling statement due to lock timeout")
+            if not (yield from self.lock(b, place, b.settings.get("lock_timeout_s"), mode)):
+                raise SqlError("55P03", "canceling statement due to lock timeout")
         except Deadlock:
             self.observer.hit("met", "postgresql: deadlock")
-            failure = SqlError("40P01", "deadlock detected")
-        except SqlError as cancelled:
-            failure = cancelled
-        if failure is not None:
-            self._abort(b)
-            raise failure
+            raise self._failed(b, SqlError("40P01", "deadlock detected")) from None
+        except SqlError as failure:
+            raise self._failed(b, failure) from None
+
+    def _change(self, b: Backend, table: str, key: Any) -> Generator[Any, Any, Txn]:
+        """Lock a row to change it. Who has a snapshot changes nothing that others changed since: the first committer wins."""
+        self._first_query(b)
+        self._expect_unchanged(b, (table, key))
+        txn = yield from self._write(b, table, key)
+        self._expect_unchanged(b, (table, key))
         return txn
+
+    def _expect_unchanged(self, b: Backend, place: Place) -> None:
+        if b.txn is not None and b.txn.view and place in b.txn.view:
+            self.observer.hit("met", "postgresql: the first committer won")
+            raise self._failed(b, SqlError("40001", "could not serialize access due to concurrent update"))
+
+    def _failed(self, b: Backend, error: SqlError) -> SqlError:
+        self._abort(b)
+        return error
 
     def _abort(self, b: Backend) -> None:
         if b.txn is not None:
@@ -69,7 +89,11 @@ class PostgreSQLServer(Server):
 
     def _close(self, b: Backend) -> None:
         b.txn, b.failed = None, False
-        b.settings.pop("implicit", None)
+        settings = b.settings
+        settings.pop("implicit", None)
+        settings.pop("gate", None)
+        if "outside" in settings:
+            settings.update(settings.pop("outside"))
 
     def _implicit(self, b: Backend, tag: str) -> Steps:
         """Commit a statement that stands outside any transaction block."""
@@ -84,7 +108,7 @@ class PostgreSQLServer(Server):
             self.observer.violation(
                 f"{self.name}: BEGIN on a session that is in a transaction: a doubtful one was pooled"
             )
-        b.txn = Txn(read_only="READ ONLY" in rest)
+        b.txn = Txn(read_only="READ ONLY" in rest, level="snapshot" if "REPEATABLE READ" in rest else "")
         return "BEGIN", ()
 
     def _commit(self, b: Backend) -> Steps:
@@ -117,7 +141,7 @@ class PostgreSQLServer(Server):
             raise SqlError("42710", f'transaction identifier "{name}" is already in use')
         b.firm = True
         at_s = self.clock_s()
-        record = Record("prepare", name, txn.writes, at_s=at_s)
+        record = Record("prepare", name, txn.writes, self.store.kept(txn, KEY), at_s=at_s)
         yield from self.force(b, self.store.append(record))
         self.store.prepared[name] = Prepared(txn, at_s)
         self._close(b)
@@ -242,14 +266,41 @@ class PostgreSQLServer(Server):
     def _identity(self, b: Backend) -> Answer:
         return "", list(self.store.tables["node"].values())
 
+    # Snapshots, gates and keys
+
+    def _first_query(self, b: Backend) -> Answer:
+        if b.txn is not None and b.txn.level:
+            self.store.look(b.txn)
+        return "SELECT 1", [(1,)]
+
+    def _lock_node(self, b: Backend, mode: str) -> Steps:
+        """Of the gate: those who decide share it, and so do those who close it."""
+        began_s = self.schedule.now
+        yield from self._take(b, GATE, mode)
+        is_closing = mode == "SHARE"
+        if self.schedule.now > began_s:
+            self.observer.hit("gate", f"postgresql: {'an opener' if is_closing else 'a decision'} was held off")
+        if is_closing:
+            self.closed_gate(b)
+        return "LOCK TABLE", ()
+
+    def _lock_key(self, b: Backend, shared: str | None, number: str) -> Steps:
+        yield from self._take(b, (KEY, number), shared or EXCLUSIVE)
+        return "SELECT 1", [("",)]
+
+    def _committed(self, b: Backend, gids: str) -> Answer:
+        rows = self.store.rows(b.txn, DECISION)
+        return "", [(gid,) for gid in quoted(gids) if gid in rows and rows[gid][0] == "committed"]
+
+    def _for_now(self, b: Backend, milliseconds: str, *, setting: str) -> Answer:
+        """Set for the open transaction."""
+        b.settings.setdefault("outside", {}).setdefault(setting, b.settings.get(setting))
+        return self._for_good(b, milliseconds, setting=setting)
+
     # Sessions and settings
 
-    def _idle_limit(self, b: Backend, milliseconds: str) -> Answer:
-        b.settings["idle_limit_s"] = int(milliseconds) / 1000
-        return SET
-
-    def _lock_timeout(self, b: Backend, milliseconds: str) -> Answer:
-        b.settings["lock_timeout_s"] = int(milliseconds) / 1000
+    def _for_good(self, b: Backend, milliseconds: str, *, setting: str) -> Answer:
+        b.settings[setting] = int(milliseconds) / 1000
         return SET
 
     def _nothing(self, b: Backend, *groups: str) -> Answer:
@@ -285,15 +336,17 @@ class PostgreSQLServer(Server):
     # The workload
 
     def _look(self, b: Backend, key: Any) -> Answer:
-        return "", [(self.store.read(b.txn, "list", key),)]
+        assert b.txn is not None
+        self._first_query(b)
+        return "", [(self.store.seen(b.txn, "list", key),)]
 
     def _append(self, b: Backend, tag: Any, key: Any) -> Steps:
-        txn = yield from self._write(b, "list", key)
+        txn = yield from self._change(b, "list", key)
         txn.writes["list", key] = (*self.store.read(txn, "list", key), tag)
         return "UPDATE 1", ()
 
     def _move(self, b: Backend, amount: Any, key: Any) -> Steps:
-        txn = yield from self._write(b, "account", key)
+        txn = yield from self._change(b, "account", key)
         balance = self.store.read(txn, "account", key) + amount
         if balance < 0:
             self._abort(b)
@@ -307,7 +360,7 @@ class PostgreSQLServer(Server):
         (r"ROLLBACK", _rollback),
         (r"EXECUTE nodoubt_evidence\('(.*)',(\d+)\)", _evidence),
         (r"EXECUTE nodoubt_decide\('(.*)','(.*)',(true|false)\)", _decide),
-        (r"LOCK TABLE nodoubt.node IN ROW EXCLUSIVE MODE", lambda *_: ("LOCK TABLE", ())),
+        (r"LOCK TABLE nodoubt.node IN (SHARE|ROW EXCLUSIVE) MODE", _lock_node),
         (r"PREPARE TRANSACTION '(.*)'", _prepare),
         (r"PREPARE nodoubt_(\w+)\(.*", _nothing),
         (r"COMMIT PREPARED '(.*)'", partial(_finish, commit=True)),
@@ -315,8 +368,13 @@ class PostgreSQLServer(Server):
         (r"SET LOCAL synchronous_commit\s*=\s*on", _set),
         (r"SET synchronous_commit = on", _set),
         (r"SET default_transaction_isolation = 'read committed'", _set),
-        (r"SET lock_timeout = (\d+)", _lock_timeout),
-        (r"SET idle_in_transaction_session_timeout = (\d+)", _idle_limit),
+        (r"SET LOCAL lock_timeout = (\d+)", partial(_for_now, setting="lock_timeout_s")),
+        (r"SET LOCAL idle_in_transaction_session_timeout = (\d+)", partial(_for_now, setting="idle_limit_s")),
+        (r"SET lock_timeout = (\d+)", partial(_for_good, setting="lock_timeout_s")),
+        (r"SET idle_in_transaction_session_timeout = (\d+)", partial(_for_good, setting="idle_limit_s")),
+        (r"SELECT 1", _first_query),
+        (r"SELECT pg_advisory_xact_lock(_shared)?\((\d+)\)", _lock_key),
+        (r"SELECT gid FROM nodoubt.decision WHERE decision = 'committed' AND gid IN \((.*)\)", _committed),
         (r"SELECT gid, extract\(.* FROM pg_prepared_xacts WHERE .*", _listed),
         (r"SELECT gid, decision, .* WHERE gid IN \((.*)\)", _decisions),
         (r"SELECT gid, decision, .* WHERE NOT complete .* LIMIT (\d+)", _unfinished),

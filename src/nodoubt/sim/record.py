@@ -1,23 +1,30 @@
 """What clients did and saw, as the history checker reads it: an opinion that knows nothing of the simulation.
 
-Lives here: attempts into a history of list-append, and the levels that hold for it.
+Lives here: attempts and views into histories of list-append, and the levels that hold for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from nodoubt.judge import Level
 from nodoubt.judge.history import NEVER, Ending, History, Op
 from nodoubt.judge.verdict import judge_history
-from nodoubt.sim.workload import LISTS
+from nodoubt.nodes.contract import Isolation
+from nodoubt.sim.workload import LISTS, Attempt, View
 
 if TYPE_CHECKING:
     from nodoubt.sim.run import Simulation
 
-#: What is promised over all nodes: all or nothing. Isolation is each node's own.
-PROMISED = Level.READ_COMMITTED
+#: What all transactions and views of a level keep together, over all nodes. At ``atomic`` isolation is each node's own. At
+#: ``serializable`` transactions are in the order in which they had all of their locks, and views in that of the decisions.
+PROMISED: Mapping[Isolation, Level] = {
+    Isolation.ATOMIC: Level.READ_COMMITTED,
+    Isolation.SNAPSHOT: Level.STRONG_SNAPSHOT_ISOLATION,
+    Isolation.SERIALIZABLE: Level.STRONG_SNAPSHOT_ISOLATION,
+}
 #: What a node promises by itself, where that is more. MariaDB's REPEATABLE READ is none of the levels: its writes see more
 #: than its reads do.
 PROMISED_BY: Mapping[str, Level] = {"sqlite": Level.SERIALIZABLE}
@@ -25,39 +32,84 @@ PROMISED_BY: Mapping[str, Level] = {"sqlite": Level.SERIALIZABLE}
 _ENDINGS = {"committed": Ending.OK, "aborted": Ending.FAIL}
 
 
+class Part(NamedTuple):
+    """A transaction of a history: how it ended, what it did, and when."""
+
+    ending: Ending
+    ops: Sequence[Op]
+    began: int = -1
+    ended: int = NEVER
+
+
 def contradictions(world: Simulation) -> Iterator[str]:
-    """What the history checker holds against the promised levels."""
-    known = list(_ended(world))
-    yield from _against(known, PROMISED, "all nodes")
+    """What the history checker holds against the promised levels, and what callers missed of what they were told."""
+    isolation, views = world.plan.isolation, world.chronicle.views
+    done = [*_attempts(world), *_last(world)]
+    seen = [Part(Ending.OK, view.ops, view.began, view.ended) for view in views]
+    if any(file.overtaken for file in world.files):
+        # Known, and not prevented: both were decided, and neither saw the other.
+        yield from _against([*done, *seen], Level.READ_COMMITTED, "all nodes")
+        return
+    yield from _against([*done, *seen], PROMISED[isolation], "all nodes")
+    if isolation is Isolation.SERIALIZABLE and seen:
+        yield from _against(done, Level.STRICT_SERIALIZABLE, "the transactions")
+    if seen:
+        # Each view is an instant between two decisions, and all locks of writes are held until the decision.
+        appends = [part._replace(ops=[op for op in part.ops if op[0] == "append"]) for part in done if part.began >= 0]
+        last = [part for part in done if part.began < 0]
+        yield from _against([*appends, *last, *seen], Level.STRICT_SERIALIZABLE, "the appends and the views")
     for node, kind in world.plan.nodes.items():
         if kind in PROMISED_BY:
-            here = [(ending, [op for op in ops if op[1][0] == node]) for ending, ops in known]
+            here = [part._replace(ops=[op for op in part.ops if op[1][0] == node]) for part in [*done, *seen]]
             yield from _against(here, PROMISED_BY[kind], node)
+    if isolation is Isolation.ATOMIC:
+        yield from _missed(world)
 
 
-def _ended(world: Simulation) -> Iterator[tuple[Ending, list[Op]]]:
-    """How each attempt ended, and its ops; in the end all lists are read."""
+def _attempts(world: Simulation) -> Iterator[Part]:
     by_hand = {gid for gid, _ in world.faults.by_hand}
     for attempt in world.attempts:
         if attempt.gid not in by_hand:
-            yield _ENDINGS.get(attempt.told, Ending.UNKNOWN), attempt.ops
+            ending = _ENDINGS.get(attempt.told, Ending.UNKNOWN)
+            yield Part(ending, attempt.ops, attempt.began, attempt.ended)
             continue
         # What somebody finished by hand is no transaction over several nodes any more.
         for node in world.databases:
-            yield Ending.UNKNOWN, [op for op in attempt.ops if op[1][0] == node]
+            yield Part(Ending.UNKNOWN, [op for op in attempt.ops if op[1][0] == node], attempt.began)
+
+
+def _last(world: Simulation) -> Iterator[Part]:
+    """In the end all lists are read, one node after another; that says nothing about time."""
     for node, database in world.databases.items():
         rows = database.store.tables["list"]
-        yield Ending.OK, [("r", (node, name), rows[name]) for name in LISTS]
+        yield Part(Ending.OK, [("r", (node, name), rows[name]) for name in LISTS])
 
 
-def _against(known: Iterable[tuple[Ending, list[Op]]], level: Level, where: str) -> Iterator[str]:
+def _against(parts: Iterable[Part], level: Level, where: str) -> Iterator[str]:
     history = History()
-    for ending, ops in known:
+    for ending, ops, began, ended in sorted(parts, key=lambda part: part.began):
         if ops:
             history.process.append(len(history.begin))
-            history.begin.append(len(history.begin))
-            history.end.append(NEVER)
+            history.begin.append(began)
+            history.end.append(ended)
             history.ending.append(ending)
             history.ops.append(ops)
     for anomaly in judge_history(history).against(level):
         yield f"{where}: {level} is contradicted by {anomaly.name}: {'; '.join(anomaly.words)}"
+
+
+def _missed(world: Simulation) -> Iterator[str]:
+    """What a manager told one of its callers, and did not show to the next; the levels that span nodes forbid more."""
+    by_hand = {gid for gid, _ in world.faults.by_hand}
+    told: dict[tuple[object, object], list[tuple[int, str]]] = defaultdict(list)
+    for attempt in world.attempts:
+        if attempt.told == "committed" and attempt.gid not in by_hand:
+            for function, place, tag in attempt.ops:
+                if function == "append":
+                    told[attempt.manager, place].append((attempt.ended, tag))
+    readers: list[Attempt | View] = [*world.attempts, *world.chronicle.views]
+    for reader in readers:
+        for function, place, tags in reader.ops if told else ():
+            for ended, tag in told.get((reader.manager, place), ()):
+                if function == "r" and ended < reader.began and tag not in tags:
+                    yield f"{tag} was told to be committed, and the same manager does not show it on {place}"

@@ -18,6 +18,7 @@ from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.sim import judge
 from nodoubt.sim.faults import Faults
+from nodoubt.sim.locks import Txn
 from nodoubt.sim.loop import ProcessLoop, Schedule
 from nodoubt.sim.machine import Machine
 from nodoubt.sim.mariadb import MariaDBServer
@@ -29,9 +30,9 @@ from nodoubt.sim.process import Clock, Process
 from nodoubt.sim.seam import swapped
 from nodoubt.sim.server import EPOCH_S, Server
 from nodoubt.sim.sqlite_file import SQLiteDatabase
-from nodoubt.sim.store import Prepared, Record, Tables, Txn
-from nodoubt.sim.watch import PURGES, SETTLES, Watcher, verdicts_counted
-from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS, Attempt, Client
+from nodoubt.sim.store import Prepared, Record, Tables
+from nodoubt.sim.watch import PURGES, SETTLES, Watcher, openings_counted, verdicts_counted
+from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS, Attempt, Chronicle, Client
 
 DOMAIN = "sim"
 SERVERS: dict[str, type[Server]] = {"postgresql": PostgreSQLServer, "mariadb": MariaDBServer}
@@ -74,6 +75,7 @@ def run(plan: Plan, *, traced: bool = False) -> History:
         swapped(logger, "disabled", True),
         swapped(sqlite_tables, "changed_tables", lambda changeset: {}),
         verdicts_counted(world.observer),
+        openings_counted(world.observer, world.is_up),
     ):
         try:
             world.play()
@@ -108,7 +110,7 @@ class Simulation:
         self.strangers: set[str] = set()
         if STRANGERS in plan.rates:
             self._plant_strangers()
-        self.attempts: list[Attempt] = []
+        self.chronicle = Chronicle()
         self.watcher = Watcher(self.schedule, self.observer)
         self.processes: dict[str, Process] = {}
         #: (gid, node) that settling reported as finished by somebody else.
@@ -123,6 +125,11 @@ class Simulation:
         if kind == "sqlite":
             return SQLiteDatabase(name, self.machine, self.observer, _tables(name))
         return SERVERS[kind](name, self.schedule, self.observer, Random(self.random.random()), _tables(name))
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """All attempts of all clients."""
+        return self.chronicle.attempts
 
     @property
     def files(self) -> list[SQLiteDatabase]:
@@ -154,7 +161,7 @@ class Simulation:
         clients: dict[str, list[Client]] = {}
         for index, name in enumerate(names):
             random = plan.stream(name)
-            client = Client(name, plan, self.observer, self.attempts, random, share + (index < more))
+            client = Client(name, plan, self.observer, self.chronicle, random, share + (index < more))
             clients.setdefault(name.partition("c")[0], []).append(client)
         return clients
 
@@ -172,6 +179,7 @@ class Simulation:
         )
         settings = Settings(
             timeout_s=10.0,
+            lock_wait_s=random.choice((0.3, 1.0, 3.0)),
             settle_every_s=max(8.0, self.plan.horizon_s / random.choice((1, 3))),
             grace_s=random.choice((0.0, 0.0, 1.0, 10.0)),
             forget_every_s=random.choice((2.0, 8.0)),
@@ -204,6 +212,11 @@ class Simulation:
     def clock(self, name: str) -> Clock:
         """The wall clock of a process's machine."""
         return self._clocks[name]
+
+    def is_up(self, name: str) -> bool:
+        """Whether a database could answer; a file always can."""
+        database = self.databases[name]
+        return not isinstance(database, Server) or (database.up and not database.paused)
 
     def decisions(self, gid: str) -> list[Any]:
         """The rows that decide a transaction, on whatever node."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 
 
 @contextmanager
@@ -15,3 +16,11 @@ def swapped(owner: object, name: str, other: object) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, original)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """A mistake: what it is, and how it is switched on."""
+
+    mistake: str
+    switch: Callable[[], AbstractContextManager[None]]

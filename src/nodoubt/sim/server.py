@@ -15,9 +15,10 @@ from random import Random
 from typing import Any, ClassVar
 
 from nodoubt.protocol.ids import BranchId
+from nodoubt.sim.locks import Deadlock, LockWait, Place, Txn
 from nodoubt.sim.loop import Schedule
 from nodoubt.sim.observer import Observer
-from nodoubt.sim.store import Deadlock, LockWait, SqlError, Store, Tables, Txn
+from nodoubt.sim.store import SqlError, Store, Tables
 
 #: Seconds since 1970 when a simulated world begins.
 EPOCH_S = 1_800_000_000.0
@@ -262,11 +263,11 @@ class Server:
 
     # Locks and disk
 
-    def lock(self, backend: Backend, table: str, key: Any, timeout_s: float | None) -> Generator[Any, Any, bool]:
-        """Take a row for the open transaction; False when it took too long. Raises Deadlock."""
-        txn = backend.txn
+    def lock(self, b: Backend, place: Place, timeout_s: float | None, mode: str) -> Generator[Any, Any, bool]:
+        """Take a lock for the open transaction; False when it took too long. Raises Deadlock."""
+        txn = b.txn
         assert txn is not None
-        got: bool = yield from self.store.lock(txn, (table, key), timeout_s)
+        got: bool = yield from self.store.lock(txn, place, timeout_s, mode)
         if not got:
             self.observer.hit("met", f"{self.kind}: lock time-out")
         return got
@@ -294,6 +295,7 @@ class Server:
         self.paused = False
         for backend in backends.values():
             backend.alive = False
+            self._is_lost(backend)
             if backend.running is not None:
                 running, backend.running = backend.running, None
                 backend.wait = None
@@ -341,10 +343,20 @@ class Server:
 
         self.schedule.at(max(backend.idle_since + limit_s, self.schedule.now + 1.0), look)
 
+    def closed_gate(self, backend: Backend) -> None:
+        """A session keeps others from deciding from now on, until it ends its transaction."""
+        backend.settings["gate"] = True
+        self.observer.hit("gate", f"{self.kind}: closed")
+
+    def _is_lost(self, backend: Backend) -> None:
+        if "gate" in backend.settings:
+            self.observer.hit("gate", f"{self.kind}: lost")
+
     # For subclasses
 
     def ended(self, backend: Backend) -> None:
         """A session is over."""
+        self._is_lost(backend)
         self.backends.pop(backend.number, None)
         txn, backend.txn = backend.txn, None
         if txn is not None and not txn.over:

@@ -17,10 +17,11 @@ from nodoubt.nodes.guard import BranchConnection
 from nodoubt.nodes.sqlite_guard import SQLiteGuard
 from nodoubt.nodes.sqlite_sessions import LOCK_LOOK_S
 from nodoubt.sim.driver import SimulatedError
-from nodoubt.sim.loop import ProcessLoop
-from nodoubt.sim.machine import UNSEEN_COMMIT, Died
+from nodoubt.sim.locks import Txn
+from nodoubt.sim.loop import Died, ProcessLoop
+from nodoubt.sim.machine import UNSEEN_COMMIT
 from nodoubt.sim.sqlite_file import SQLiteDatabase
-from nodoubt.sim.store import Record, Tables, Txn
+from nodoubt.sim.store import Record
 
 Rows = list[tuple[Any, ...]]
 #: Tables that a changeset carries.
@@ -130,16 +131,16 @@ class SimulatedSQLite:
     # Rows
 
     def _read(self, table: str, key: Any) -> Any:
-        view = self._view()
-        return self._database.store.read(self._txn, table, key) if view is None else view[table].get(key)
+        reader = self._reader()
+        store = self._database.store
+        return store.read(self._txn, table, key) if reader is None else store.seen(reader, table, key)
 
-    def _view(self) -> Tables | None:
-        """What a reader goes on to see: the rows of its first look. A writer sees what there is, as nobody else writes."""
+    def _reader(self) -> Txn | None:
+        """One that goes on to see the rows of its first look. A writer sees what there is, as nobody else writes."""
         if self._txn is None or not self._txn.read_only:
             return None
-        if self._txn.view is None:
-            self._txn.view = self._database.store.snapshot()
-        return self._txn.view
+        self._database.store.look(self._txn)
+        return self._txn
 
     def _write(self, table: str, key: Any, row: Any) -> None:
         if self._is_query_only:
@@ -151,10 +152,13 @@ class SimulatedSQLite:
 
     def rows(self, table: str) -> dict[Any, Any]:
         """A table as this session sees it."""
-        view = self._view()
-        return self._database.store.rows(self._txn, table) if view is None else view[table]
+        reader = self._reader()
+        store = self._database.store
+        return store.rows(self._txn, table) if reader is None else store.all_seen(reader, table)
 
     def _release(self) -> None:
+        if self._txn is not None:
+            self._database.store.close(self._txn)
         self._txn = None
         if self._database.writer is self:
             self._database.writer = None

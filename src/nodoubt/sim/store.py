@@ -5,13 +5,13 @@ Nothing here knows SQL, XA or nodoubt. Transactions read what is committed and w
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-#: (table, key)
-Place = tuple[str, Any]
+from nodoubt.sim.locks import EXCLUSIVE, Locks, Place, Txn
+
 Tables = dict[str, dict[Any, Any]]
 
 
@@ -22,35 +22,6 @@ class SqlError(Exception):
         super().__init__(message)
         self.code = code
         self.constraint = constraint
-
-
-class Deadlock(Exception):
-    """Waiting would never end."""
-
-
-class Txn:
-    """An open transaction."""
-
-    __slots__ = ("locks", "over", "read_only", "view", "waits_for", "writes")
-
-    def __init__(self, *, read_only: bool = False) -> None:
-        self.writes: dict[Place, Any] = {}
-        self.locks: list[Place] = []
-        self.waits_for: Place | None = None
-        self.read_only = read_only
-        self.over = False
-        #: What a REPEATABLE READ transaction sees: the rows of its first look.
-        self.view: Tables | None = None
-
-
-@dataclass(slots=True, eq=False)
-class LockWait:
-    """Somebody waits for a row; ``wake`` is called with whether it got it."""
-
-    txn: Txn
-    place: Place
-    timeout_s: float | None
-    wake: Any = None
 
 
 @dataclass(slots=True)
@@ -65,27 +36,32 @@ class Prepared:
 
 @dataclass(slots=True, frozen=True)
 class Record:
-    """A line of the log: ``commit`` with writes, ``prepare`` of a name with writes, ``finish`` of a name."""
+    """A line of the log: ``commit`` with writes, ``prepare`` of a name with writes, ``finish`` of a name.
+
+    ``locks`` are those that a prepared branch keeps through a crash, with their modes, beside those of what it wrote.
+    """
 
     kind: str
     name: str = ""
     writes: dict[Place, Any] = field(default_factory=dict)
+    locks: Mapping[Place, str] = field(default_factory=dict)
     commit: bool = True
     at_s: float = 0.0
 
 
-class Store:
+class Store(Locks):
     """Tables with locks, prepared branches and a log."""
 
     def __init__(self, initial: Tables) -> None:
+        super().__init__()
         self._initial = initial
         self.tables: Tables = {name: dict(rows) for name, rows in initial.items()}
         self.prepared: dict[str, Prepared] = {}
         self.log: list[Record] = []
         #: ``log[:forced]`` is on the disk.
         self.forced = 0
-        self._holders: dict[Place, Txn] = {}
-        self._queues: dict[Place, list[LockWait]] = {}
+        #: Those with a snapshot.
+        self._viewers: set[Txn] = set()
 
     # Rows
 
@@ -107,59 +83,44 @@ class Store:
         """In order, the keys of all rows that there are, and of those that somebody holds and that may come to be."""
         return sorted({*self.tables[table], *(key for name, key in self._holders if name == table)})
 
-    def is_locked(self, txn: Txn | None, table: str, key: Any) -> bool:
-        """Whether somebody else holds a row."""
-        return self._holders.get((table, key), txn) is not txn
+    def seen(self, txn: Txn, table: str, key: Any) -> Any:
+        """A row of a transaction's snapshot, if it has one, or its own."""
+        if txn.view and (table, key) in txn.view and (table, key) not in txn.writes:
+            return txn.view[table, key]
+        return self.read(txn, table, key)
 
-    def snapshot(self) -> Tables:
-        """All rows now."""
-        return {name: dict(rows) for name, rows in self.tables.items()}
+    def all_seen(self, txn: Txn, table: str) -> dict[Any, Any]:
+        """A table as it is in a transaction's snapshot."""
+        before = {key: row for (name, key), row in (txn.view or {}).items() if name == table}
+        return {key: row for key, row in {**self.tables[table], **before}.items() if row is not None}
 
-    # Locks
+    # Snapshots and ends
 
-    def lock(self, txn: Txn, place: Place, timeout_s: float | None) -> Generator[LockWait, bool, bool]:
-        """Take a row, waiting for whoever holds it; False after ``timeout_s``. Raises Deadlock."""
-        holder: Txn | None = self._holders.setdefault(place, txn)
-        if holder is txn:
-            txn.locks.append(place)
-            return True
-        while holder is not None:
-            holder = self._holders.get(holder.waits_for) if holder.waits_for is not None else None
-            if holder is txn:
-                raise Deadlock
-        wait = LockWait(txn, place, timeout_s)
-        self._queues.setdefault(place, []).append(wait)
-        txn.waits_for = place
-        try:
-            got = yield wait
-        finally:
-            txn.waits_for = None
-            queue = self._queues.get(place, [])
-            if wait in queue:
-                queue.remove(wait)
-        return got
+    def look(self, txn: Txn) -> None:
+        """From now on a transaction sees the rows of this moment."""
+        if txn.view is None:
+            txn.view = {}
+            self._viewers.add(txn)
+
+    def close(self, txn: Txn) -> None:
+        """A transaction looks at nothing any more."""
+        self._viewers.discard(txn)
 
     def end(self, txn: Txn, *, apply: bool) -> None:
         """End a transaction: its writes become visible or vanish, its locks are handed on."""
         txn.over = True
+        if txn.view is not None:
+            self._viewers.discard(txn)
         if apply:
             self.apply(txn.writes)
-        locks, txn.locks = txn.locks, []
-        for place in locks:
-            if self._holders.get(place) is not txn:
-                continue
-            del self._holders[place]
-            queue = self._queues.get(place)
-            if queue:
-                wait = queue.pop(0)
-                self._holders[place] = wait.txn
-                wait.txn.locks.append(place)
-                # Not when it wakes: until then it would seem to wait for itself.
-                wait.txn.waits_for = None
-                wait.wake(True)
+        self.release(txn)
 
     def apply(self, writes: dict[Place, Any]) -> None:
-        """Let writes be seen."""
+        """Let writes be seen, but not by those who look at what there was before."""
+        for txn in self._viewers:
+            assert txn.view is not None
+            for table, key in writes:
+                txn.view.setdefault((table, key), self.tables[table].get(key))
         for (table, key), row in writes.items():
             if row is None:
                 self.tables[table].pop(key, None)
@@ -179,13 +140,15 @@ class Store:
 
     def crash(self, random: Random) -> None:
         """Everything is gone but what was forced, and perhaps some of what was written after it, in order."""
-        kept = random.randint(self.forced, len(self.log))
-        del self.log[kept:]
-        self.forced = kept
+        length = random.randint(self.forced, len(self.log))
+        del self.log[length:]
+        self.forced = length
         self.tables = {name: dict(rows) for name, rows in self._initial.items()}
         self.prepared.clear()
         self._holders.clear()
         self._queues.clear()
+        self._viewers.clear()
+        kept: dict[Txn, dict[Place, str]] = {}
         for record in self.log:
             match record.kind:
                 case "commit":
@@ -194,10 +157,12 @@ class Store:
                     txn = Txn()
                     txn.writes = record.writes
                     self.prepared[record.name] = Prepared(txn, record.at_s)
+                    kept[txn] = {**dict.fromkeys(txn.writes, EXCLUSIVE), **record.locks}
                 case "finish":
                     txn = self.prepared.pop(record.name).txn
                     if record.commit:
                         self.apply(txn.writes)
         for branch in self.prepared.values():
-            branch.txn.locks = list(branch.txn.writes)
-            self._holders.update(dict.fromkeys(branch.txn.locks, branch.txn))
+            for place, mode in kept[branch.txn].items():
+                self._fits(branch.txn, place, mode)
+                branch.txn.locks.append(place)

@@ -10,11 +10,14 @@ from itertools import chain
 from typing import Any, Literal
 
 from nodoubt.engine import performer, settle
+from nodoubt.engine.instant import Instant
+from nodoubt.errors import NodeUnavailable
+from nodoubt.nodes.contract import Gate
 from nodoubt.protocol import messages as m
+from nodoubt.protocol.ids import BranchId
 from nodoubt.protocol.states import BRANCHES
 from nodoubt.protocol.verdicts import Age, HomeSays, NodeSays, Verdict, Whose
-from nodoubt.sim.loop import Schedule
-from nodoubt.sim.machine import Died
+from nodoubt.sim.loop import Died, Schedule
 from nodoubt.sim.observer import Observer
 from nodoubt.sim.seam import swapped
 
@@ -42,6 +45,8 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "probe": ("DO NOTHING RETURNING gid", "ON DUPLICATE KEY UPDATE probes"),
     "finish": FINISHES,
     "purge": PURGES,
+    "gate": ("IN SHARE MODE", "LOCK TABLES"),
+    "open": ("ISOLATION LEVEL REPEATABLE READ", "CONSISTENT SNAPSHOT"),
 }
 _MARKS = [(mark, step) for step, marks in STEPS.items() for mark in marks]
 #: Texts whose meaning is remembered, as most are said again and again.
@@ -120,6 +125,37 @@ class Watcher:
 @cache
 def _spelled(state: str, fact: str) -> str:
     return f"{state} + {fact}"
+
+
+@contextmanager
+def openings_counted(observer: Observer, is_up: Callable[[str], bool]) -> Iterator[None]:
+    """Count what becomes of openings. Nobody else tells that another one's branch was finished, or a gate found open."""
+    closed, finish, reopen = Instant._closed, Instant._finish, Instant._reopen
+
+    async def counted_closed(self: Instant, name: str) -> Gate:
+        try:
+            return await closed(self, name)
+        except NodeUnavailable:
+            observer.hit("opening", "a gate is held" if is_up(name) else "a home is down")
+            raise
+
+    async def counted_finish(self: Instant, node: str, branch: BranchId) -> None:
+        observer.hit("opening", "finished what its owner did not")
+        await finish(self, node, branch)
+
+    async def counted_reopen(self: Instant, *, is_left: bool) -> None:
+        try:
+            await reopen(self, is_left=is_left)
+        except NodeUnavailable:
+            observer.hit("opening", "thrown away, for a gate was lost")
+            raise
+
+    with (
+        swapped(Instant, "_closed", counted_closed),
+        swapped(Instant, "_finish", counted_finish),
+        swapped(Instant, "_reopen", counted_reopen),
+    ):
+        yield
 
 
 @contextmanager

@@ -6,14 +6,17 @@ The tag tells in the end on which nodes an attempt happened, and how often; the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
 from typing import Any
 
 from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManager
+from nodoubt.engine.request import Wishes
 from nodoubt.errors import HeuristicOutcome, NodoubtError
-from nodoubt.judge.history import Op
+from nodoubt.judge.history import NEVER, Op
+from nodoubt.nodes.contract import Isolation, Key
 from nodoubt.sim.driver import SimulatedError
 from nodoubt.sim.loop import Handle
 from nodoubt.sim.observer import Observer
@@ -25,6 +28,8 @@ ACCOUNTS = ("a0", "a1", "a2")
 BALANCE = 1000
 #: How often a block lets time pass before its first statement, and after its last one.
 THINKS = 0.1
+#: How often a serializable transaction declares its keys; else it locks the whole domain.
+DECLARES = 0.8
 #: More than any account holds: the databases refuse it.
 OVERDRAFT = 1_000_000
 #: kind of node -> the texts of the work: look, append, move.
@@ -64,27 +69,72 @@ class Attempt:
     answered: str = ""
     #: The nodes that he was told somebody else had finished.
     strays: tuple[str, ...] = ()
+    #: The manager that made it, and the moments before it began and after its caller was told that it is committed.
+    manager: object = None
+    began: int = 0
+    ended: int = NEVER
+
+
+@dataclass(slots=True, eq=False)
+class View:
+    """What was read of several nodes at one instant; for the rest see :class:`Attempt`."""
+
+    ops: list[Op]
+    manager: object
+    began: int
+    ended: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a block does on one node: look at a list if it is told to, and, unless it only reads, append to one and move money."""
+
+    node: str
+    look: str = ""
+    append: str = ""
+    account: str = ""
+    amount: int = 0
+
+    @property
+    def keys(self) -> Iterator[Key]:
+        """What stands for the rows that it touches."""
+        if self.look:
+            yield Key(name=f"{self.node}/{self.look}", shared=True)
+        if self.append:
+            yield Key(name=f"{self.node}/{self.append}")
+            yield Key(name=f"{self.node}/{self.account}")
+
+
+@dataclass(slots=True)
+class Chronicle:
+    """What all clients of a history did, and when: moments are counted."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+    views: list[View] = field(default_factory=list)
+    moment: Callable[[], int] = field(default_factory=lambda: count().__next__)
 
 
 class Client:
     """One task of a process that makes transactions one after another."""
 
     def __init__(
-        self, name: str, plan: Plan, observer: Observer, attempts: list[Attempt], random: Random, left: int
+        self, name: str, plan: Plan, observer: Observer, chronicle: Chronicle, random: Random, left: int
     ) -> None:
         self.name = name
         #: Transactions that are still to be made, by this process or the next one.
         self.left = left
         self._plan = plan
         self._observer = observer
-        self._attempts = attempts
+        self._attempts = chronicle.attempts
+        self._views = chronicle.views
+        self._moment = chronicle.moment
         self._random = random
         self._tags = 0
 
     async def work(self, manager: AsyncTransactionManager) -> None:
         """Make the transactions that are left."""
         # Evenly over the time, or all at once.
-        pace = (self.left + 1) / self._plan.horizon_s * self._random.choice((1, 10, 10))
+        pace = (self.left + 1) / self._plan.horizon_s * self._random.choice(self._plan.paces)
         while self.left:
             self.left -= 1
             pause_s = self._random.expovariate(pace)
@@ -110,7 +160,10 @@ class Client:
         mine = len(self._attempts)
         errors: list[BaseException] = []
         try:
-            await self._transact(manager, timeout)
+            if random.random() < self._plan.views:
+                await self._view(manager, timeout)
+            else:
+                await self._transact(manager, timeout)
         except asyncio.CancelledError as error:
             self._observer.hit("fault", "caller cancels")
             errors.append(error)
@@ -126,27 +179,46 @@ class Client:
         told = [f"{attempt.tag} {attempt.gid} {attempt.told}" for attempt in self._attempts[mine:]]
         self._observer.say(self.name, f"is told of {', '.join(told) or 'nothing'}: {said}")
 
+    async def _view(self, manager: AsyncTransactionManager, timeout: float) -> None:
+        """Read several nodes at one instant."""
+        random, nodes, ops = self._random, self._plan.nodes, list[Op]()
+        began = self._moment()
+        names = random.sample(list(nodes), random.randint(2, len(nodes)))
+        async with manager.snapshot(*names, max_age=timeout) as view:
+            for name in names:
+                connection = await view.on(name)
+                for key in LISTS:
+                    await self._look(connection, ops, name, key)
+                if random.random() < THINKS:
+                    await asyncio.sleep(random.random())
+        self._views.append(View(ops, manager, began, self._moment()))
+
     async def _transact(self, manager: AsyncTransactionManager, timeout: float) -> None:
         random = self._random
+        job = self._draw()
+        wishes = self._wishes(job) if self._plan.isolation is not Isolation.ATOMIC else {}
+        began = self._moment()
         if random.random() < 0.3:
-            await self._run(manager, timeout)
+            await self._run(manager, timeout, job, wishes, began)
             return
         home = random.choice([None, None, *self._plan.nodes])
-        tx = manager.transaction(timeout=timeout, home=home)
+        tx = manager.transaction(timeout=timeout, home=home, **wishes)
         attempt: Attempt | None = None
         try:
             async with tx:
-                attempt = self._attempt(tx)
-                await self._do(tx, attempt)
+                attempt = self._attempt(manager, tx, began)
+                await self._do(tx, attempt, job)
         except HeuristicOutcome as error:
             assert attempt is not None
             attempt.strays = error.outcome.strays if error.outcome else ()
             raise
         finally:
             if attempt is not None:
-                attempt.told = tx.outcome.state
+                self._tell(attempt, tx.outcome.state)
 
-    async def _run(self, manager: AsyncTransactionManager, timeout: float) -> None:
+    async def _run(
+        self, manager: AsyncTransactionManager, timeout: float, job: Sequence[Step], wishes: Wishes, began: int
+    ) -> None:
         """Let the manager try again what can be; each try is an attempt of its own."""
         tries: list[Attempt] = []
 
@@ -154,63 +226,94 @@ class Client:
             # That it is tried again says that the one before is aborted.
             for before in tries:
                 before.told = "aborted"
-            tries.append(self._attempt(tx))
-            await self._do(tx, tries[-1])
+            # What is named beforehand stays; else another try may well do something else, and have another home.
+            mine = self._draw() if tries and not wishes else job
+            tries.append(self._attempt(manager, tx, began))
+            await self._do(tx, tries[-1], mine)
 
         try:
-            await manager.run(block, attempts=2, timeout=timeout)
+            await manager.run(block, attempts=2, timeout=timeout, **wishes)
         except NodoubtError as error:
             if tries and error.gid == tries[-1].gid and error.outcome is not None:
-                tries[-1].told, tries[-1].strays = error.outcome.state, error.outcome.strays
+                self._tell(tries[-1], error.outcome.state)
+                tries[-1].strays = error.outcome.strays
             raise
-        tries[-1].told = "committed"
+        self._tell(tries[-1], "committed")
 
-    def _attempt(self, tx: AsyncTransaction) -> Attempt:
+    def _attempt(self, manager: AsyncTransactionManager, tx: AsyncTransaction, began: int) -> Attempt:
         self._tags += 1
-        attempt = Attempt(f"{self.name}.{self._tags}", tx.gid)
+        attempt = Attempt(f"{self.name}.{self._tags}", tx.gid, manager=manager, began=began)
         self._attempts.append(attempt)
         return attempt
 
-    async def _do(self, tx: AsyncTransaction, attempt: Attempt) -> None:
+    def _tell(self, attempt: Attempt, state: str) -> None:
+        attempt.told = state
+        if state == "committed":
+            attempt.ended = self._moment()
+
+    def _draw(self) -> list[Step]:
+        """What a block is going to do."""
+        random, nodes = self._random, self._plan.nodes
+        names = random.sample(list(nodes), random.choice((1, 2, len(nodes), len(nodes))))
+        amounts = [random.randint(1, 9) for _ in names[1:]]
+        job = [
+            Step(
+                node=name,
+                look=random.choice(LISTS) if random.random() < 0.5 else "",
+                append=random.choice(LISTS),
+                account=random.choice(ACCOUNTS),
+                amount=amount,
+            )
+            for name, amount in zip(names, [-sum(amounts), *amounts], strict=True)
+        ]
+        others = [name for name in nodes if name not in names]
+        drawn = random.random()
+        if others and drawn < 0.65:
+            job.insert(0 if drawn < 0.3 else len(job), Step(node=random.choice(others), look=random.choice(LISTS)))
+        return job
+
+    def _wishes(self, job: Sequence[Step]) -> Wishes:
+        """What a transaction of the plan's level asks for."""
+        random, isolation = self._random, self._plan.isolation
+        wishes: Wishes = {"isolation": isolation.value}
+        if isolation is Isolation.SNAPSHOT or random.random() < 0.3:
+            wishes["nodes"] = [step.node for step in job if step.append]
+            wishes["reads"] = [step.node for step in job if not step.append]
+        if isolation is Isolation.SERIALIZABLE and random.random() < DECLARES:
+            wishes["keys"] = [key for step in job for key in step.keys]
+        return wishes
+
+    async def _do(self, tx: AsyncTransaction, attempt: Attempt, job: Sequence[Step]) -> None:
         random, nodes, rates = self._random, self._plan.nodes, self._plan.rates
         if random.random() < THINKS:
             await asyncio.sleep(random.random() * self._plan.latency_s * 10)
-        names = random.sample(list(nodes), random.choice((1, 2, len(nodes), len(nodes))))
-        amounts = [random.randint(1, 9) for _ in names[1:]]
-        others = [name for name in nodes if name not in names]
-        reads_first = random.random() < 0.3
-        if others and reads_first:
-            await self._read(tx, attempt, random.choice(others))
-        for name, amount in zip(names, [-sum(amounts), *amounts], strict=True):
+        for step in job:
+            name = step.node
+            connection: Any = await tx.on(name, read_only=not step.append)
+            if step.look:
+                await self._look(connection, attempt.ops, name, step.look)
+            if not step.append:
+                continue
             _, append, move = TEXTS[nodes[name]]
-            connection: Any = await tx.on(name)
-            if random.random() < 0.5:
-                await self._look(connection, attempt, name)
-            attempt.moved[name] = amount
+            attempt.moved[name] = step.amount
             try:
                 if random.random() < rates.get("block ignores an error", 0):
                     attempt.whole = False
-                    await connection.execute(move, -OVERDRAFT, random.choice(ACCOUNTS))
-                attempt.ops.append(("append", (name, key := random.choice(LISTS)), attempt.tag))
-                await connection.execute(append, attempt.tag, key)
-                await connection.execute(move, amount, random.choice(ACCOUNTS))
+                    await connection.execute(move, -OVERDRAFT, step.account)
+                attempt.ops.append(("append", (name, step.append), attempt.tag))
+                await connection.execute(append, attempt.tag, step.append)
+                await connection.execute(move, step.amount, step.account)
             except SimulatedError:
                 if "block ignores an error" not in rates:
                     raise
                 self._observer.hit("fault", "block ignores an error")
                 attempt.whole = False
-        if others and not reads_first and random.random() < 0.5:
-            await self._read(tx, attempt, random.choice(others))
         if random.random() < rates.get("block raises", 0):
             self._observer.hit("fault", "block raises")
             raise Regret
         if random.random() < THINKS:
             await asyncio.sleep(random.random())
 
-    async def _read(self, tx: AsyncTransaction, attempt: Attempt, name: str) -> None:
-        await self._look(await tx.on(name, read_only=True), attempt, name)
-
-    async def _look(self, connection: Any, attempt: Attempt, name: str) -> None:
-        key = self._random.choice(LISTS)
+    async def _look(self, connection: Any, ops: list[Op], name: str, key: str) -> None:
         ((tags,),) = await connection.execute(TEXTS[self._plan.nodes[name]][0], key)
-        attempt.ops.append(("r", (name, key), tags))
+        ops.append(("r", (name, key), tags))
