@@ -179,6 +179,8 @@ class Actor:
         if terms is not ATOMIC:
             assert self.handle is not None
             await session.command(self._dialect.begin_on(self.handle, branch, read_only=reading, terms=terms))
+            if terms.isolation is Isolation.SNAPSHOT:
+                await session.command(self._dialect.look(terms))
         elif not session.begin_later(text := self._dialect.begin(branch, read_only=reading)):
             await session.command(text)
         self._is_open = True
@@ -248,9 +250,6 @@ class Actor:
     async def _reopen_gate(self) -> None:
         await self._recorder().command(self._dialect.reopen_gate())
 
-    async def _committed(self, *numbers: str) -> None:
-        await self._recorder().query(self._dialect.committed(self._gids(numbers)))
-
     # Recovery
 
     async def _list(self) -> None:
@@ -316,7 +315,6 @@ class Actor:
         "raw": _raw,
         "close-gate": _close_gate,
         "reopen-gate": _reopen_gate,
-        "committed": _committed,
         "list": _list,
         "applied": _applied,
         "probe": _probe,

@@ -118,6 +118,8 @@ class Work:
             is_home="home" in flags,
             terms=terms_of(flags, self._node.settings.acquire_timeout_s),
         )
+        if "snapshot" in flags:
+            await self._branch.take_snapshot()
 
     async def _work(self, which: int, *values: Any) -> None:
         rows = await self._user(self._mine.connection, TEXTS["sqlite"][which], values)

@@ -166,10 +166,6 @@ class MariaDBServer(MariaDBBranches):
         b.txn = None
         return OK
 
-    def _committed(self, b: Backend, gids: str) -> Answer:
-        rows = self._rows(b, DECISION)
-        return "", [(gid,) for gid in quoted(gids) if gid in rows and rows[gid][0] == "committed"]
-
     # Sessions and settings
 
     def _keep(self, b: Backend, names: str) -> Answer:
@@ -284,7 +280,6 @@ class MariaDBServer(MariaDBBranches):
         (r"XA COMMIT (\S*)", partial(MariaDBBranches.xa_finish, commit=True)),
         (r"XA ROLLBACK (\S*)", partial(MariaDBBranches.xa_finish, commit=False)),
         (r"XA RECOVER", _recover),
-        (r"START TRANSACTION WITH CONSISTENT SNAPSHOT", MariaDBBranches.start_with_snapshot),
         (r"START TRANSACTION", MariaDBBranches.start_transaction),
         (r"COMMIT", MariaDBBranches.commit),
         (r"ROLLBACK", MariaDBBranches.roll_back),
@@ -311,7 +306,6 @@ class MariaDBServer(MariaDBBranches):
         (r"UNLOCK TABLES", _unlock_tables),
         (r"DO RELEASE_LOCK\('nodoubt:gate:.*'\)", _nothing),
         (r"SELECT 1 FROM \S*nodoubt_branch WHERE gid = ''", _first_look),
-        (r"SELECT gid FROM \S*nodoubt_decision WHERE decision = 'committed' AND gid IN \((.*)\)", _committed),
         (r"SELECT IS_USED_LOCK\('(.*)'\)", _used_lock),
         (r"SELECT SLEEP\((.*)\)", _sleep),
         (r"SELECT DATABASE\(\), .*", _learn),

@@ -135,13 +135,6 @@ class MariaDBBranches(Server):
         b.txn = self._txn(b)
         return OK
 
-    def start_with_snapshot(self, b: Backend) -> Answer:
-        """``START TRANSACTION WITH CONSISTENT SNAPSHOT``."""
-        self.start_transaction(b)
-        assert b.txn is not None
-        self.store.look(b.txn)
-        return OK
-
     def _txn(self, b: Backend) -> Txn:
         """A transaction of the level that was set for the next one."""
         return Txn(read_only=bool(b.settings.get("read_only")), level=b.settings.pop("next level", ""))

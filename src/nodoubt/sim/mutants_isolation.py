@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from nodoubt.engine.engine import Engine
-from nodoubt.engine.instant import Begin, Instant
+from nodoubt.engine.instant import Instant, Step
 from nodoubt.nodes import postgresql, postgresql_locks
 from nodoubt.nodes.contract import ATOMIC, Gate, Isolation, Key, Node
 from nodoubt.nodes.postgresql import PostgreSQL
@@ -25,7 +25,7 @@ class _OpenGate:
     """A gate that keeps nobody off."""
 
     def __init__(self, node: SqlNode) -> None:
-        self.committed = node.committed
+        self.committed, self.prepared = node.committed, node.listed
 
     async def reopen(self) -> None:
         """It is."""
@@ -49,22 +49,21 @@ async def _finish_and_reopen(self: Instant, shown: Iterable[str]) -> None:
 
 @contextmanager
 def _lists_too_early() -> Iterator[None]:
-    async def opening(self: Instant, writing: Mapping[str, Begin], reading: Mapping[str, Begin]) -> None:
-        await _FINISH_DECIDED(self, {*writing, *reading})
-        await _OPEN(self, writing, reading)
+    async def opening(self: Instant, locks: Mapping[str, Step], openers: Sequence[Any]) -> None:
+        await _FINISH_DECIDED(self, {name for opener in openers for name in opener.shown})
+        await _OPEN(self, locks, openers)
 
     with swapped(Instant, "open", opening), swapped(Instant, "_finish_decided", _nothing):
         yield
 
 
-async def _one_too_late(self: Instant, writing: Mapping[str, Begin], reading: Mapping[str, Begin]) -> None:
-    late = max(name for name in (*writing, *reading))
-    await _OPEN(self, _without(writing, late), _without(reading, late))
-    await {**writing, **reading}[late]()
-
-
-def _without(branches: Mapping[str, Begin], name: str) -> Mapping[str, Begin]:
-    return {other: begin for other, begin in branches.items() if other != name}
+async def _one_too_late(self: Instant, locks: Mapping[str, Step], openers: Sequence[Any]) -> None:
+    late = [opener.looks[-1] for opener in openers if opener.looks]
+    for opener in openers:
+        opener.looks = opener.looks[:-1]
+    await _OPEN(self, locks, openers)
+    for _, look in late:
+        await look()
 
 
 async def _reopen_anyhow(self: Instant, *, is_left: bool) -> None:
@@ -135,7 +134,7 @@ ISOLATION: Mapping[str, Mutant] = {
     ),
     "snapshot-lazy": Mutant(
         mistake="PostgreSQL takes its snapshot at the first statement of the block",
-        switch=lambda: _text("begin_on", lambda text: text.removesuffix("SELECT 1").removesuffix(";")),
+        switch=lambda: _text("look", lambda text: text.removesuffix("SELECT 1").removesuffix(";")),
     ),
     "last-committer-wins": Mutant(
         mistake="PostgreSQL is at READ COMMITTED in a snapshot",

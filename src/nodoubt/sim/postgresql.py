@@ -288,10 +288,6 @@ class PostgreSQLServer(Server):
         yield from self._take(b, (KEY, number), shared or EXCLUSIVE)
         return "SELECT 1", [("",)]
 
-    def _committed(self, b: Backend, gids: str) -> Answer:
-        rows = self.store.rows(b.txn, DECISION)
-        return "", [(gid,) for gid in quoted(gids) if gid in rows and rows[gid][0] == "committed"]
-
     def _for_now(self, b: Backend, milliseconds: str, *, setting: str) -> Answer:
         """Set for the open transaction."""
         b.settings.setdefault("outside", {}).setdefault(setting, b.settings.get(setting))
@@ -374,7 +370,6 @@ class PostgreSQLServer(Server):
         (r"SET idle_in_transaction_session_timeout = (\d+)", partial(_for_good, setting="idle_limit_s")),
         (r"SELECT 1", _first_query),
         (r"SELECT pg_advisory_xact_lock(_shared)?\((\d+)\)", _lock_key),
-        (r"SELECT gid FROM nodoubt.decision WHERE decision = 'committed' AND gid IN \((.*)\)", _committed),
         (r"SELECT gid, extract\(.* FROM pg_prepared_xacts WHERE .*", _listed),
         (r"SELECT gid, decision, .* WHERE gid IN \((.*)\)", _decisions),
         (r"SELECT gid, decision, .* WHERE NOT complete .* LIMIT (\d+)", _unfinished),

@@ -46,7 +46,7 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     "finish": FINISHES,
     "purge": PURGES,
     "gate": ("IN SHARE MODE", "LOCK TABLES"),
-    "open": ("ISOLATION LEVEL REPEATABLE READ", "CONSISTENT SNAPSHOT"),
+    "open": ("ISOLATION LEVEL REPEATABLE READ", "nodoubt_branch WHERE gid = ''"),
 }
 _MARKS = [(mark, step) for step, marks in STEPS.items() for mark in marks]
 #: Texts whose meaning is remembered, as most are said again and again.
