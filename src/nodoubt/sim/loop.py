@@ -198,7 +198,7 @@ class ProcessLoop:
 
 
 def _close(coroutine: Any) -> None:
-    if getcoroutinestate(coroutine) == CORO_CREATED:
+    if iscoroutine(coroutine) and getcoroutinestate(coroutine) == CORO_CREATED and coroutine.cr_frame is not None:
         # What it was to run has not begun either.
         for value in coroutine.cr_frame.f_locals.values():
             if iscoroutine(value):
