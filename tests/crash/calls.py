@@ -24,10 +24,12 @@ from nodoubt.journal.files import Files
 from nodoubt.nodes import asyncpg_driver
 from nodoubt.nodes.aiomysql_driver import AiomysqlDriver
 from nodoubt.nodes.apsw_driver import Session
-from nodoubt.nodes.asyncpg_driver import AsyncpgDriver
+from nodoubt.nodes.asyncpg_driver import AsyncpgDriver, AsyncpgSession
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.sim.fuse import CRASHES, FILES
 from nodoubt.sim.seam import swapped
+
+_OURS = (ConnectionLost, StatementFailed)
 
 
 class Fuse:
@@ -64,7 +66,7 @@ class Fuse:
         if not self._meets(what):
             return await call()
         if self._mode.endswith("after"):
-            with contextlib.suppress(asyncpg.PostgresError, OperationalError, NodeUnavailable):
+            with contextlib.suppress(asyncpg.PostgresError, OperationalError, NodeUnavailable, *_OURS):
                 await call()
                 if rest is not None:
                     await rest()
@@ -77,7 +79,7 @@ class Fuse:
             return call()
         after = self._mode.endswith("after")
         if after:
-            with contextlib.suppress(OSError, ConnectionLost, StatementFailed):
+            with contextlib.suppress(OSError, *_OURS):
                 call()
             self._done()
         return fail(after)
@@ -111,6 +113,16 @@ def _asyncpg(fuse: Fuse) -> Swaps:
 
         return counted
 
+    command = AsyncpgSession.command
+
+    async def counted_command(session: Any, sql: str) -> Any:
+        def fail() -> NoReturn:
+            session._raw.terminate()
+            raise ConnectionLost("the connection was closed in the middle of operation")
+
+        return await fuse.around(f"command {sql}", lambda: command(session, sql), fail)
+
+    yield AsyncpgSession, "command", counted_command
     yield (
         asyncpg_driver,
         "_Connection",

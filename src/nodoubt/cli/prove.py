@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from nodoubt.cli.common import EXIT_CODES, Exit, add_jobs_option, add_output_options, jobs, tell
@@ -85,6 +83,9 @@ def _scopes(arguments: argparse.Namespace) -> tuple[Scope, ...]:
 
 def _explored(scopes: Sequence[Scope], jobs: int) -> Iterator[tuple[Findings, list[str]]]:
     """What was found in each world, and the story of what broke there, in the order of the scopes; in several processes."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     with ProcessPoolExecutor(min(jobs, len(scopes)), mp_context=get_context("spawn")) as pool:
         yield from pool.map(_explore, scopes)
 

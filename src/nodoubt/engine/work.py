@@ -212,7 +212,7 @@ class Work:
 
     async def roll_back(self, reason: str) -> Outcome:
         """Undo everything. Never raises for a transaction that is already over."""
-        if not self.is_open:
+        if not self.is_open or self.machine.phase is not Phase.ACTIVE:
             return self.outcome
         try:
             return await self._end(m.AbortRequested(reason=self._doom.message if self._doom else reason))
