@@ -112,6 +112,10 @@ def test_nobody_changes_the_level_after_the_first_query(connect: Connect, change
     assert refusal(session, change) == "25001"
 
 
+#: What PostgreSQL 15 and 18 call a snapshot that is not there any more.
+GONE = ("22023", "42704")
+
+
 def test_a_snapshot_is_shared_while_its_transaction_is_open(connect: Connect) -> None:
     first, second, writer = connect(), connect(), connect()
     send(first, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;SELECT 1")
@@ -123,7 +127,7 @@ def test_a_snapshot_is_shared_while_its_transaction_is_open(connect: Connect) ->
     assert keys(second) == []
     send(second, "COMMIT")
     send(first, "COMMIT")
-    assert refusal(second, opening) == "22023"
+    assert refusal(second, opening) in GONE
 
 
 def test_who_exported_a_snapshot_cannot_prepare(connect: Connect) -> None:
