@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Collection
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -199,6 +201,37 @@ async def test_those_who_wait_share_one_closing_and_fail_alone(monkeypatch: pyte
     assert closings == ["close-gate"]
 
 
+async def test_who_waited_too_long_leaves_his_connections_to_who_opens_for_him() -> None:
+    """Found by simulation: two answers were waited for on one connection, of which one never came."""
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process()
+    both_wait, through, waits_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    calls = itertools.count(1)
+
+    async def take(timeout_s: float) -> bool:
+        match next(calls):
+            case 1:
+                await both_wait.wait()
+                return True
+            case 2:
+                both_wait.set()
+                await stuck.wait()
+                return False
+            case _:
+                waits_on.set()
+                await through.wait()
+                return True
+
+    engine.openings._turns = SimpleNamespace(take=take, give_back=through.set)
+    stuck = holding(stage, "left", "look")
+    views = [asyncio.create_task(looking(engine)) for _ in range(2)]
+    await waits_on.wait()
+    stage.heal()
+    for view in await asyncio.gather(*views):
+        assert await seen(view) == {None}
+
+
 async def test_first_committer_wins() -> None:
     stage = Stage()
     await stage.install()
@@ -367,6 +400,21 @@ async def test_a_view_that_grows_too_old_says_so() -> None:
     with pytest.raises(Aborted, match="not over within"):
         async with AsyncSnapshot(engine.begin(isolation="snapshot", nodes=(), reads=NAMES, timeout_s=0.01)):
             await asyncio.Event().wait()
+
+
+async def test_a_server_that_does_not_answer_is_waited_for_no_longer_than_a_connection() -> None:
+    """Nothing interrupts an opening; found by simulation."""
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process()
+    left: Any = engine.nodes["left"]
+    left._settings = replace(left._settings, connect_timeout_s=0.05)
+    stuck = holding(stage, "left", "begin")
+    with pytest.raises(NodeUnavailable, match="left"):
+        await looking(engine)
+    assert stuck.is_set()
+    stage.heal()
+    assert await is_open(stage)
 
 
 async def test_an_opening_that_fails_aborts() -> None:

@@ -39,6 +39,8 @@ class _Opener:
     locks: Mapping[str, Step]
     #: Take the snapshots of the branches that are open already -> their nodes.
     looks: Sequence[tuple[str, Step]]
+    #: Somebody opens for it, and then has done so.
+    is_taken: bool = False
     is_through: bool = False
     error: NodoubtError | None = None
 
@@ -64,8 +66,10 @@ class Openings:
         opener = _Opener(locks, looks)
         self._waiting.append(opener)
         try:
-            if not await self._turns.take(wait_s):
-                raise NodeUnavailable(f"other snapshots were being opened for {wait_s:g} s")
+            while not await self._turns.take(wait_s):
+                # Once somebody opens for it, its connections are in use until he is through.
+                if not opener.is_taken:
+                    raise NodeUnavailable(f"other snapshots were being opened for {wait_s:g} s")
             try:
                 if not opener.is_through:
                     await self._open_next(opener)
@@ -81,7 +85,9 @@ class Openings:
         """Open for somebody and, unless he locks nodes, for all others who wait and lock none."""
         batch = [first]
         if not first.locks:
-            batch = [opener for opener in self._waiting if not (opener.locks or opener.is_through)]
+            batch = [opener for opener in self._waiting if not (opener.locks or opener.is_taken)]
+        for opener in batch:
+            opener.is_taken = True
         error: NodoubtError | None = None
         try:
             await Instant(self._nodes, self._world).open(first.locks, batch)

@@ -106,13 +106,14 @@ class SqlNode:
                     limit_s = self._settings.connect_timeout_s + terms.lock_wait_s * (1 + len(terms.keys))
                     await self.within(limit_s, session, text)
                 elif not session.begin_later(text):
-                    await self._begin_now(session, text, needs_alarm=is_home or not self._world.interrupts)
+                    is_plain = terms.isolation is Isolation.ATOMIC and not is_home
+                    await self._begin_now(session, text, needs_alarm=not (is_plain and self._world.interrupts))
                 return SqlBranch(self, session, branch, is_home=is_home, terms=terms)
             except BaseException as error:
                 self._give_up(self.pool, session, error, f"begin{_awaited(terms)}", is_new=is_new)
 
     async def _begin_now(self, session: Session, text: str, *, needs_alarm: bool) -> None:
-        """The deadline cannot cut a session that is not its branch's yet, and home may be opened when nobody interrupts."""
+        """The deadline cannot cut a session that is not its branch's yet. Nobody interrupts home, or an opening."""
         if needs_alarm:
             await self.within(self._settings.connect_timeout_s, session, text)
         else:
