@@ -140,3 +140,15 @@ async def told(work: Work) -> str:
         is_right = (error.gid, error.outcome) == (work.gid, work.outcome)
         return type(error).__name__ if is_right else f"{error!r} of {error.gid} with {error.outcome}"
     return work.outcome.state
+
+
+async def looking(engine: Engine, *names: str) -> Work:
+    """A view of some nodes, open."""
+    work = engine.begin(isolation="snapshot", nodes=(), reads=names or NAMES)
+    await work.open_named()
+    return work
+
+
+async def seen(work: Work, *names: str) -> set[Any]:
+    """What the row holds on each of these nodes."""
+    return {await (await work.on(name, read_only=True)).get("fact", "key") for name in names or NAMES}

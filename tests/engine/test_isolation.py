@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,26 +12,13 @@ from typing import Any
 import pytest
 
 from nodoubt.engine.asynchronous import AsyncSnapshot, AsyncTransaction
-from nodoubt.engine.engine import Engine
 from nodoubt.engine.instant import Instant
 from nodoubt.engine.request import shared
 from nodoubt.engine.work import Work
 from nodoubt.errors import Aborted, ConfigError, GuardError, NodeUnavailable
 from nodoubt.nodes.contract import Gate
 from nodoubt.nodes.memory_database import Call, Fate
-from tests.engine.stage import NAMES, Stage, Trouble, told
-
-
-async def looking(engine: Engine, *names: str) -> Work:
-    """A view of some nodes, open."""
-    work = engine.begin(isolation="snapshot", nodes=(), reads=names or NAMES)
-    await work.open_named()
-    return work
-
-
-async def seen(work: Work, *names: str) -> set[Any]:
-    """What the row holds on each of these nodes."""
-    return {await (await work.on(name, read_only=True)).get("fact", "key") for name in names or NAMES}
+from tests.engine.stage import NAMES, Stage, Trouble, looking, seen, told
 
 
 def holding(stage: Stage, node: str, name: str) -> asyncio.Event:
@@ -321,56 +308,6 @@ async def test_who_was_aborted_before_waits_longer() -> None:
     waits = [engine.begin(isolation="serializable", attempt=attempt).terms.lock_wait_s for attempt in (1, 1, 2, 3)]
     assert all(3 * n <= wait <= 6 * n for n, wait in zip((1, 1, 2, 3), waits, strict=True))
     assert waits[0] != waits[1], "equal time-outs would let both of a ring give up at once, again and again"
-
-
-OWN: list[Callable[[Engine], Work]] = [
-    lambda engine: engine.begin(),
-    lambda engine: engine.begin(isolation="serializable"),
-]
-
-
-@pytest.mark.parametrize("begin", OWN, ids=["atomic", "serializable"])
-async def test_what_a_caller_was_told_is_never_missed(begin: Callable[[Engine], Work]) -> None:
-    stage = Stage()
-    await stage.install()
-    engine = await stage.process()
-    work = await stage.write(engine)
-    stage.trouble(*(Trouble(node="left", call="finish", fate=Fate.REFUSED) for _ in range(2)))
-    assert await told(work) == "committed"
-    assert work.outcome.pending == ("left",)
-    assert stage.prepared().keys() == {"left"}
-    following = begin(engine)
-    assert await (await following.on("left", read_only=True)).get("fact", "key") == work.gid
-    assert await told(following) == "committed"
-
-
-async def test_what_cannot_be_shown_yet_is_an_error() -> None:
-    stage = Stage()
-    await stage.install()
-    engine = await stage.process()
-    work = await stage.write(engine)
-    stage.trouble(*(Trouble(node="left", call="finish", fate=Fate.REFUSED) for _ in range(3)))
-    assert await told(work) == "committed"
-    following = engine.begin()
-    with pytest.raises(NodeUnavailable, match=f"does not show transaction {work.gid} yet") as caught:
-        await following.on("left")
-    assert caught.value.retryable
-    assert await told(following) == "NodeUnavailable"
-    assert (await engine.settle()).committed == 1
-    assert not engine.left
-
-
-async def test_another_process_knows_nothing_of_what_ours_was_told() -> None:
-    """The promise is a manager's; whoever wants it of all opens a snapshot."""
-    stage = Stage()
-    await stage.install()
-    work = await stage.write(await stage.process())
-    stage.trouble(*(Trouble(node="left", call="finish", fate=Fate.REFUSED) for _ in range(2)))
-    assert await told(work) == "committed"
-    other = await stage.process()
-    plain = other.begin()
-    assert await (await plain.on("left", read_only=True)).get("fact", "key") is None
-    assert await seen(await looking(other)) == {work.gid}
 
 
 async def test_who_is_cancelled_while_it_opens_leaves_nothing_open() -> None:
