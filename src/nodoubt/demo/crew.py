@@ -23,7 +23,7 @@ POINT_TIMEOUT_S = 3.0
 #: How long workers may take to start, on a loaded machine.
 START_TIMEOUT_S = 60.0
 #: How long a worker may take to end its last transfer and go.
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 60.0
 
 
 class CrewFailed(NodoubtError):
