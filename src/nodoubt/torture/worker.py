@@ -56,7 +56,7 @@ SHARE_OF_SHARED = 0.3
 #: A point with this before it is one to stop at, not to die at.
 STOP_AT = "stop at "
 #: How long a worker that nobody wakes stands still; longer than any pause.
-STOP_S_MAX = 60.0
+STOP_S_MAX = 16.0
 
 _ENDINGS = {"committed": "ok", "aborted": "fail", "unknown": "info"}
 
