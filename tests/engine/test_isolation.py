@@ -17,7 +17,7 @@ from nodoubt.engine.request import shared
 from nodoubt.engine.work import Work
 from nodoubt.errors import Aborted, ConfigError, GuardError, NodeUnavailable
 from nodoubt.nodes.contract import Gate
-from nodoubt.nodes.memory_database import Call, Fate
+from nodoubt.nodes.memory_database import Call, Fate, Refused
 from tests.engine.stage import NAMES, Stage, Trouble, looking, seen, told
 
 
@@ -230,7 +230,7 @@ async def test_first_committer_wins() -> None:
     await (await one.on("left")).put("fact", "key", "one")
     await (await one.on("home")).put("fact", "key", "one")
     assert await told(one) == "committed"
-    with pytest.raises(Exception) as caught:  # noqa: PT011
+    with pytest.raises(Refused) as caught:
         await (await two.on("left")).put("fact", "key", "two")
     await two.roll_back("it lost")
     assert two.may_retry(caught.value)
