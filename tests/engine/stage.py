@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nodoubt.engine.engine import Engine, Settings
@@ -12,8 +12,9 @@ from nodoubt.engine.work import Work
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.errors import NodoubtError
 from nodoubt.nodes.dialect import NodeSettings
-from nodoubt.nodes.memory import MemoryNode
-from nodoubt.nodes.memory_database import Call, Fate, MemoryDatabase
+from nodoubt.nodes.memory import MemoryDialect, MemoryNode
+from nodoubt.nodes.memory_calls import Call, Fate
+from nodoubt.nodes.memory_database import MemoryDatabase
 from nodoubt.nodes.memory_database import Work as Written
 from nodoubt.nodes.memory_packets import DECISION
 from nodoubt.protocol.ids import BranchId, new_gid
@@ -31,8 +32,17 @@ class Trouble:
     fate: Fate
 
 
+class Gated(MemoryDialect):
+    """Tells nothing of stillness, so that every opening closes the gates."""
+
+    capabilities = replace(MemoryDialect.capabilities, tells_stillness=False)
+
+
 class Stage:
     """Named databases. The first one is home wherever nothing else is said."""
+
+    #: Of its nodes.
+    dialect: type[MemoryDialect] = Gated
 
     def __init__(self, *names: str) -> None:
         self.world = AsyncWorld()
@@ -46,7 +56,7 @@ class Stage:
     def node(self, name: str) -> MemoryNode:
         """A node object of its own."""
         settings = NodeSettings(url="", lock_timeout_s=0.02, acquire_timeout_s=0.5)
-        return MemoryNode(name, DOMAIN, settings, self.world, self.databases[name])
+        return MemoryNode(name, DOMAIN, settings, self.world, self.databases[name], self.dialect())
 
     async def process(self, *names: str, **settings: Any) -> Engine:
         """Another process, with all nodes or some."""

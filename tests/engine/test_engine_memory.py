@@ -11,7 +11,7 @@ import pytest
 from nodoubt.engine.work import Work
 from nodoubt.errors import Aborted
 from nodoubt.nodes.dialect import NodeSettings
-from nodoubt.nodes.memory_database import Call, Fate
+from nodoubt.nodes.memory_calls import Call, Fate
 from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from tests.engine.stage import NAMES, Stage, Trouble, told
 

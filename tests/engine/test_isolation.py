@@ -17,7 +17,7 @@ from nodoubt.engine.request import shared
 from nodoubt.engine.work import Work
 from nodoubt.errors import Aborted, ConfigError, GuardError, NodeUnavailable
 from nodoubt.nodes.contract import Gate
-from nodoubt.nodes.memory_database import Call, Fate, Refused
+from nodoubt.nodes.memory_calls import Call, Fate, Refused
 from tests.engine.stage import NAMES, Stage, Trouble, looking, seen, told
 
 

@@ -9,7 +9,7 @@ import pytest
 from nodoubt.engine.engine import Engine
 from nodoubt.engine.work import Work
 from nodoubt.errors import NodeUnavailable
-from nodoubt.nodes.memory_database import Fate
+from nodoubt.nodes.memory_calls import Fate
 from tests.engine.stage import Stage, Trouble, looking, seen, told
 
 OWN: list[Callable[[Engine], Work]] = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nodoubt.engine.settle import BATCH, SettleReport
-from nodoubt.nodes.memory_database import Fate
+from nodoubt.nodes.memory_calls import Fate
 from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.protocol.verdicts import HomeSays

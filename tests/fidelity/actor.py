@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nodoubt.nodes.contract import ATOMIC, GATE_S_MAX, Isolation, Key, Terms
-from nodoubt.nodes.dialect import Dialect, NodeSettings, Row, Session
+from nodoubt.nodes.dialect import Dialect, NodeSettings, Row, Session, Stillness
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.protocol.ids import BranchId
@@ -24,7 +24,22 @@ HASTY_S = {"postgresql": 0.001, "mariadb": 0.0}
 SHORT_LIMIT_S = 1.0
 
 #: Verbs of a branch, those that are for everybody, and all others: those of recovery, whose sessions have no branch.
-_INSIDE = frozenset({"look", "append", "move", "prepare", "release", "decide", "undo", "evidence", "insert", "rest"})
+_INSIDE = frozenset(
+    {
+        "look",
+        "append",
+        "move",
+        "prepare",
+        "release",
+        "decide",
+        "undo",
+        "evidence",
+        "insert",
+        "rest",
+        "still",
+        "look-again",
+    }
+)
 _ANYWHERE = frozenset({"connect", "finish", "raw"})
 
 
@@ -108,6 +123,7 @@ class Actor:
         self._is_open = False
         #: The transaction whose branch the session began last.
         self._begun = ""
+        self._stillness: Stillness | None = None
         #: Sessions that were given up, as the library does after a failure.
         self.discarded: list[Session] = []
 
@@ -180,10 +196,22 @@ class Actor:
             assert self.handle is not None
             await session.command(self._dialect.begin_on(self.handle, branch, read_only=reading, terms=terms))
             if terms.isolation is Isolation.SNAPSHOT:
-                await session.command(self._dialect.look(terms))
+                self._stillness = self._dialect.stillness(terms)
+                await session.command(self._told.glance if "glance" in flags else self._dialect.look(terms))
         elif not session.begin_later(text := self._dialect.begin(branch, read_only=reading)):
             await session.command(text)
         self._is_open = True
+
+    @property
+    def _told(self) -> Stillness:
+        assert self._stillness is not None
+        return self._stillness
+
+    async def _still(self) -> None:
+        await self._recorder().command(self._told.still)
+
+    async def _look_again(self) -> None:
+        await self._recorder().command(self._told.look_again)
 
     async def _look(self, key: str) -> None:
         await self._work(0, key)
@@ -305,6 +333,8 @@ class Actor:
     _VERBS: Mapping[str, Callable[..., Coroutine[Any, Any, None]]] = {
         "begin": _begin,
         "look": _look,
+        "still": _still,
+        "look-again": _look_again,
         "append": _append,
         "move": _move,
         "prepare": _prepare,

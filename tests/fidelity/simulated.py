@@ -46,7 +46,7 @@ class SimulatedSide(Side):
         self.dialect = DIALECTS[kind]()
         self._schedule = Schedule()
         observer = Observer(lambda: self._schedule.now, traced=False)
-        self._network = Network(self._schedule, observer, Random(1), Random(2), {}, 0.0001)
+        self._network = Network(self._schedule, observer, Random(1), Random(2), {}, 0.0001, {})
         self._server = SERVERS[kind]("home", self._schedule, observer, Random(3), first_rows())
         self._loop = ProcessLoop(self._schedule, "test")
         self._driver = SimulatedDriver(self._loop, self._network, "test", self._server)

@@ -103,7 +103,7 @@ def test_every_text_that_the_simulated_sqlite_understands_is_in_a_script(monkeyp
 
 def _prepares_what_failed(self: Any, b: Backend, name: str) -> Steps:
     b.failed = False
-    yield from PostgreSQLServer._prepare(self, b, name)
+    yield from PostgreSQLServer.prepare(self, b, name)
     return "PREPARE TRANSACTION", ()
 
 
@@ -138,6 +138,11 @@ def _takes_no_snapshot(self: Any, b: Backend) -> Answer:
     return "SELECT 1", [(1,)]
 
 
+def _is_quiet(self: Any, b: Backend) -> Answer:
+    b.settings["note"] = len(self.store.log)
+    return "SELECT 1", ()
+
+
 def _keeps_nothing(self: Store, txn: Txn, table: str) -> dict[Place, str]:
     return {}
 
@@ -157,10 +162,11 @@ def _commits_on_its_way_out(self: SimulatedSQLite) -> None:
 
 #: Of a simulation: who does what in a wrong way, and the script that notices it.
 WRONG: Sequence[tuple[str, type, str, Callable[..., Any], str]] = (
-    ("postgresql", PostgreSQLServer, "_prepare", _prepares_what_failed, "COMMIT and PREPARE of a failed transaction"),
+    ("postgresql", PostgreSQLServer, "prepare", _prepares_what_failed, "COMMIT and PREPARE of a failed transaction"),
     ("postgresql", PostgreSQLServer, "_probe", _probes_nothing, "Two probes at once"),
     ("postgresql", Store, "crash", _forgets_locks, "The server dies while sessions wait"),
-    ("postgresql", PostgreSQLServer, "_first_query", _takes_no_snapshot, "A reader goes on to see"),
+    ("postgresql", PostgreSQLServer, "first_query", _takes_no_snapshot, "A reader goes on to see"),
+    ("postgresql", PostgreSQLServer, "glance", _is_quiet, "A glance tells who is at work"),
     ("postgresql", Store, "kept", _keeps_nothing, "Keys are kept by a prepared branch"),
     ("postgresql", Store, "_has_share", _overtakes, "A gate is closed by several"),
     ("mariadb", MariaDBServer, "xa_prepare", _detaches, "A prepared branch is attached to its session"),

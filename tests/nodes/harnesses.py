@@ -16,7 +16,8 @@ from nodoubt.errors import GuardError
 from nodoubt.nodes.contract import Branch, Node
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.memory import MemoryDialect, MemoryNode, MemorySession
-from nodoubt.nodes.memory_database import Fate, MemoryDatabase
+from nodoubt.nodes.memory_calls import Fate
+from nodoubt.nodes.memory_database import MemoryDatabase
 from nodoubt.nodes.memory_packets import DECISION
 from nodoubt.nodes.registry import make_node
 from nodoubt.nodes.sqlite import database_path

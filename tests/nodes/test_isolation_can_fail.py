@@ -12,12 +12,13 @@ from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Gate, Isolation, Listing, Node
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.memory import MemoryDialect, MemoryNode
-from nodoubt.nodes.memory_database import CHANGED, LOCKED, Refused
+from nodoubt.nodes.memory_calls import CHANGED, LOCKED, Refused
 from nodoubt.nodes.memory_locks import MustWait, Place
 from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from nodoubt.testing.conformance.gates import GateClauses
 from nodoubt.testing.conformance.harness import PATIENCE_S
 from nodoubt.testing.conformance.isolation import IsolationClauses
+from tests.nodes.glance_mutants import GLANCES
 from tests.nodes.mutants import BrokenDatabase, BrokenGate, BrokenLocks, BrokenServer, Mutant, why_broken
 
 
@@ -312,6 +313,7 @@ class SnapshotStays(BrokenServer):
 
 #: Each mutant with a clause that is there to catch it.
 MUTANTS: Sequence[tuple[type[Mutant], str]] = (
+    *GLANCES,
     (GateHoldsNobody, "test_a_closed_gate_holds_decisions_off"),
     (ClosingWaitsForNobody, "test_closing_waits_for_who_decides"),
     (ClosingNeverGivesUp, "test_closing_waits_for_who_decides"),

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pytest
 
 from nodoubt.engine.work import Work
-from nodoubt.nodes.memory_database import Fate, MemoryDatabase
+from nodoubt.nodes.memory_calls import Fate
+from nodoubt.nodes.memory_database import MemoryDatabase
 from nodoubt.nodes.memory_packets import BRANCH
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.states import Phase

@@ -133,6 +133,7 @@ async def test_tables_of_strangers_stop_it(database: DatabaseFactory) -> None:
         (["--own", "postgresql,oracle"], "--own"),
         (["--seconds", "0"], "no time to run"),
         (["--workers", "0"], "--workers"),
+        (["--rarity", "0"], "--rarity"),
         (["--faults", "earthquake"], "earthquake"),
         (["--unprotected", "--isolation", "snapshot"], "plain commits know no isolation"),
         (["--report", "/nowhere/at/all.html"], "no folder"),

@@ -222,6 +222,9 @@ def test_the_same_seed_plans_the_same_and_each_kind_has_a_stream_of_its_own() ->
     some = (Kind.WORKER_KILL, Kind.DISK_FULL)
     assert plan.draw(7, 600, some, servers, unprotected=False) == [strike for strike in whole if strike.kind in some]
     assert len(whole) > 300
+    rare = plan.draw(7, 600, tuple(Kind), servers, rarity=10, unprotected=False)
+    assert len(rare) == pytest.approx(len(whole) / 10, abs=len(Kind))
+    assert {strike.kind for strike in rare} == {strike.kind for strike in whole}
     for kind in (Kind.WORKER_KILL, Kind.WORKER_PAUSE):
         points = {strike.point for strike in whole if strike.kind is kind}
         assert points > {None, *gates.POINTS}

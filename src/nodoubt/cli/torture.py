@@ -57,6 +57,9 @@ def add(subparsers: Any) -> None:
         "--faults", metavar="KIND,KIND", help="only these kinds of faults (default: all that can be had here)"
     )
     parser.add_argument(
+        "--rarity", type=float, default=1.0, help="how many times more seldom faults come (default: %(default)g)"
+    )
+    parser.add_argument(
         "--isolation",
         choices=("atomic", "snapshot", "serializable"),
         default="atomic",
@@ -119,6 +122,8 @@ def _options(arguments: argparse.Namespace) -> Options:
     seconds = arguments.seconds if arguments.minutes is None else 60 * arguments.minutes
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"{seconds:g} seconds is no time to run")
+    if not 0.1 <= arguments.rarity < float("inf"):
+        raise ConfigError(f"--rarity: {arguments.rarity:g} is no rarity", hint="at least 0.1, and 1 by default")
     if arguments.workers < 1:
         raise ConfigError(f"--workers: {arguments.workers} is not a number of workers", hint="at least 1")
     try:
@@ -140,6 +145,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         seconds=seconds,
         workers=arguments.workers,
         faults=faults,
+        rarity=arguments.rarity,
         isolation=isolation,
         unprotected=arguments.unprotected,
         replace=arguments.replace,

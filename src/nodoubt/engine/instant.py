@@ -9,17 +9,19 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from nodoubt.engine.settle import BATCH
+from nodoubt.engine.stillness import Stillness
+from nodoubt.engine.together import all_of
 from nodoubt.errors import NodeUnavailable, NodoubtError
-from nodoubt.nodes.contract import Ended, Gate, Node, may_be_home
+from nodoubt.nodes.contract import Branch, Ended, Gate, Glancing, Node, may_be_home
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId
 from nodoubt.protocol.verdicts import HomeSays
 
-logger = logging.getLogger("nodoubt")
 T = TypeVar("T")
+logger = logging.getLogger("nodoubt")
 
 #: How long closing a gate waits for a transaction that is being decided.
 GATE_WAIT_S = 2.0
@@ -37,8 +39,8 @@ class _Opener:
 
     #: Writing branches on nodes that one writer has to himself: they are opened as gates are closed.
     locks: Mapping[str, Step]
-    #: Take the snapshots of the branches that are open already -> their nodes.
-    looks: Sequence[tuple[str, Step]]
+    #: Branches that are open already, and take their snapshots, by node.
+    looks: dict[str, Branch]
     #: Somebody opens for it, and then has done so.
     is_taken: bool = False
     is_through: bool = False
@@ -46,7 +48,7 @@ class _Opener:
 
     @property
     def shown(self) -> set[str]:
-        return {*self.locks, *(name for name, _ in self.looks)}
+        return {*self.locks, *self.looks}
 
 
 class Openings:
@@ -56,13 +58,18 @@ class Openings:
         self._nodes = nodes
         self._world = world
         self._turns = world.turns(1)
+        self._stillness = Stillness(world)
         self._waiting: list[_Opener] = []
 
-    async def open(self, locks: Mapping[str, Step], looks: Sequence[tuple[str, Step]], wait_s: float) -> None:
+    async def open(self, locks: Mapping[str, Step], looks: dict[str, Branch], wait_s: float) -> None:
         """Take snapshots at one instant. Raises NodeUnavailable; what was opened then shows no instant.
 
         All connections must be there already: with the gates closed, those who have them do not give them back.
         """
+        if not locks and all(self._nodes[name].capabilities.tells_stillness for name in looks):
+            branches = [cast(Glancing, branch) for branch in looks.values()]
+            if await self._stillness.shows_one_instant(branches):
+                return
         opener = _Opener(locks, looks)
         self._waiting.append(opener)
         try:
@@ -125,7 +132,7 @@ class Instant:
     async def _show(self, opener: _Opener) -> None:
         """Whose connection is lost fails alone."""
         try:
-            await self._all(look() for _, look in opener.looks)
+            await self._all([branch.take_snapshot() for branch in opener.looks.values()])
         except NodoubtError as error:
             opener.error = error
 
@@ -207,18 +214,5 @@ class Instant:
                 hint=f"`nodoubt tx show {branch.gid}` says what it waits for",
             )
 
-    async def _all(self, steps: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-        """All at once; raises one of the errors when all are through."""
-        results: list[T] = []
-        failures: list[NodoubtError] = []
-
-        async def run(step: Coroutine[Any, Any, T]) -> None:
-            try:
-                results.append(await step)
-            except NodoubtError as error:
-                failures.append(error)
-
-        await self._world.together([run(step) for step in steps])
-        if failures:
-            raise failures[0]
-        return results
+    def _all(self, steps: Iterable[Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, list[T]]:
+        return all_of(self._world, steps)

@@ -113,7 +113,7 @@ class Work:
             for _, begin in sorted(openers.items()):
                 await begin()
             if is_snapshot:
-                looks = [(name, self._by_name[name].take_snapshot) for name in openers]
+                looks = {name: self._by_name[name] for name in openers}
                 await self._engine.openings.open(locks, looks, self._timeout_s)
         except BaseException as error:
             await self.roll_back(f"{type(error).__name__}: {error}")

@@ -96,7 +96,16 @@ class AsyncWorld(_Clock):
         await asyncio.sleep(seconds)
 
     async def together(self, steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        return await asyncio.gather(*steps) if steps else []
+        others = [asyncio.create_task(step) for step in steps[1:]]
+        try:
+            # The first one in the caller's own task: a switch of tasks less.
+            results = [await step for step in steps[:1]]
+            return results + [await other for other in others]
+        except asyncio.CancelledError:
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            raise
 
     async def aside(self, call: Callable[[], T]) -> T:
         return await asyncio.to_thread(call)

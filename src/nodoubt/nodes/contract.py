@@ -18,9 +18,9 @@ what a database said or failed to say; it raises only for bugs.
 end can be told from inside that database. A decision row at home binds all branches, and its unique key is the only arbiter.
 
 **Isolation.** ``Node.begin`` is told the terms of the branch. A *snapshot* branch has its connection when ``begin``
-returns, and sees nothing before ``Branch.take_snapshot``. A *serializable* one keeps what it read as it was read, until the
-step that ends it. ``Node.close_gate`` keeps home from deciding: snapshots of several nodes that are taken while the gates of
-all homes are closed show one instant.
+returns, and sees nothing before ``Branch.take_snapshot`` or ``Glancing.glance``. A *serializable* one keeps what it read as
+it was read, until the step that ends it. ``Node.close_gate`` keeps home from deciding: snapshots of several nodes that are
+taken while the gates of all homes are closed show one instant. So do those of nodes that stand still until all are taken.
 
 **Recovery calls** come from any process at any time, also for branches of processes long dead.
 
@@ -84,6 +84,8 @@ class Capabilities:
     shares_snapshots: bool = False
     #: The gate is kept closed by one opener at a time, and the others wait for it.
     exclusive_gate: bool = False
+    #: A branch knows whether its node stood still since its snapshot was taken.
+    tells_stillness: bool = False
 
 
 class Isolation(StrEnum):
@@ -211,9 +213,9 @@ class Branch(Protocol):
         """Undo the branch; if it cannot be prepared the answer is always ``DONE``."""
 
     async def take_snapshot(self) -> None:
-        """See from now on what is committed now. Called once, behind ``begin`` on such terms. Raises NodeUnavailable.
+        """See from now on what is committed now. Called once, behind ``begin`` on such terms or behind ``glance``.
 
-        Where an open branch that may write is the gate, there is nothing to do for one.
+        Where an open branch that may write is the gate, there is nothing to do for one. Raises NodeUnavailable.
         """
 
     async def export(self) -> str:
@@ -221,6 +223,26 @@ class Branch(Protocol):
 
         Asked only where ``shares_snapshots`` is declared.
         """
+
+
+class Glance(StrEnum):
+    """What a node says of the moment of a snapshot."""
+
+    BUSY = "somebody was at work, or had prepared a branch"
+    QUIET = "nobody was"
+    UNMOVED = (
+        "nobody was, and nothing was prepared or committed since a glance of an earlier transaction of this session"
+    )
+
+
+class Glancing(Branch, Protocol):
+    """A branch of a node that declares ``tells_stillness``. What it says may be too cautious, and never too bold."""
+
+    async def glance(self) -> Glance:
+        """Take a snapshot. Called at most once, instead of ``take_snapshot`` or before it. Raises NodeUnavailable."""
+
+    async def is_still(self) -> bool:
+        """Whether nothing was prepared or committed since a glance that was not busy. Raises NodeUnavailable."""
 
 
 class Gate(Protocol):

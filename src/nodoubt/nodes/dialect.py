@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, Terms
+from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Glance, Isolation, Listing, Terms
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.statements import Rules
@@ -75,6 +75,20 @@ class Driver(Protocol):
         """Raises NodeUnavailable (retryable) or ConfigError (wrong password, no such database)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stillness:
+    """Texts for a branch that tells of stillness, and the tags that they answer with."""
+
+    #: Take the snapshot, and say what happened at that moment; any other tag is :attr:`Glance.BUSY`.
+    glance: str
+    glances: Mapping[str, Glance]
+    #: Was nothing prepared or committed since?
+    still: str
+    yes: str
+    #: Take another snapshot instead.
+    look_again: str
+
+
 class Dialect(Protocol):
     """What is particular to a kind of database. Methods return texts; those with ``session`` carry them out."""
 
@@ -96,6 +110,9 @@ class Dialect(Protocol):
 
     def look(self, terms: Terms) -> str:
         """Take the snapshot of a branch that was opened on such terms."""
+
+    def stillness(self, terms: Terms) -> Stillness | None:
+        """How such a branch tells of stillness; None unless ``tells_stillness`` is declared."""
 
     async def export(self, session: Session) -> str:
         """Export the snapshot of the open branch; asked only where ``shares_snapshots`` is declared."""

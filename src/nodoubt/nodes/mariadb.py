@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from nodoubt.errors import ConfigError
 from nodoubt.nodes import mariadb_isolation as isolated
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
-from nodoubt.nodes.dialect import NodeSettings, Row, Session
+from nodoubt.nodes.dialect import NodeSettings, Row, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
 from nodoubt.nodes.mariadb_inspect import durable, inspect, too_old
@@ -115,13 +115,14 @@ class MariaDB:
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         await self.learn(session)
         session.handle = session.token
-        ((held,),) = await session.query(f"SELECT GET_LOCK('nodoubt:{session.token}', 0)")
+        # MySQL has no limit of its own for transactions, so there sessions that idle in the pool end as well.
+        limit = "idle_transaction_timeout" if self.is_mariadb else "wait_timeout"
+        ((held,),) = await session.query(
+            f"SET SESSION {limit} = {math.ceil(settings.session_limit_s)};SELECT GET_LOCK('nodoubt:{session.token}', 0)"
+        )
         if held != 1:
             raise StatementFailed("", f"the lock nodoubt:{session.token} is held by somebody else")
         session.token += self._mark
-        # MySQL has no limit of its own for transactions, so there sessions that idle in the pool end as well.
-        limit = "idle_transaction_timeout" if self.is_mariadb else "wait_timeout"
-        await session.command(f"SET SESSION {limit} = {math.ceil(settings.session_limit_s)}")
 
     @property
     def is_mariadb(self) -> bool:
@@ -139,6 +140,9 @@ class MariaDB:
 
     def look(self, terms: Terms) -> str:
         return f"SELECT 1 FROM {self._schema}nodoubt_branch WHERE gid = ''"
+
+    def stillness(self, terms: Terms) -> Stillness | None:
+        return None
 
     async def export(self, session: Session) -> str:
         raise StatementFailed("", "the server cannot share a snapshot")
@@ -204,19 +208,20 @@ class MariaDB:
 
     async def prepared(self, session: Session, domain: str) -> Listing:
         await self.learn(session)
-        ((now_s,),) = await session.query(self.clock)
         # MySQL would show a foreign id's bytes as text; MariaDB sends them as they are.
         rows = await session.query("XA RECOVER" if self.is_mariadb else "XA RECOVER CONVERT XID")
-        ours: list[PreparedBranch] = []
-        foreign = 0
-        for row in rows:
-            branch = _branch_id(row)
-            if branch is None or (branch.domain != domain and self._is_here(branch)):
-                foreign += 1
-            elif self._is_here(branch):
-                # No server keeps the time of preparation.
-                ours.append(PreparedBranch(id=branch, age_s=max(0.0, float(now_s) - gid_unix_ms(branch.gid) / 1000)))
-        return Listing(ours=tuple(ours), foreign=foreign)
+        found = [_branch_id(row) for row in rows]
+        # Those of other databases on this server are not even foreign.
+        here = [branch for branch in found if branch is not None and self._is_here(branch)]
+        ours = [branch for branch in here if branch.domain == domain]
+        foreign = found.count(None) + len(here) - len(ours)
+        if not ours:
+            return Listing(ours=(), foreign=foreign)
+        ((now_s,),) = await session.query(self.clock)
+        # No server keeps the time of preparation.
+        ages_s = [max(0.0, float(now_s) - gid_unix_ms(branch.gid) / 1000) for branch in ours]
+        aged = zip(ours, ages_s, strict=True)
+        return Listing(ours=tuple(PreparedBranch(id=branch, age_s=age_s) for branch, age_s in aged), foreign=foreign)
 
     def _is_here(self, branch: BranchId) -> bool:
         """Whether a branch of this server is one of this database."""

@@ -16,22 +16,13 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from nodoubt.errors import NodeUnavailable
-from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
-from nodoubt.nodes.dialect import NodeSettings, Row, Session
+from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Glance, Isolation, Listing, PreparedBranch, Terms
+from nodoubt.nodes.dialect import NodeSettings, Row, Session, Stillness
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
-from nodoubt.nodes.memory_database import (
-    CHANGED,
-    DUPLICATE,
-    INJECTED,
-    LOCKED,
-    MISSING,
-    Call,
-    Lost,
-    MemoryDatabase,
-    Refused,
-)
+from nodoubt.nodes.memory_calls import CHANGED, DUPLICATE, INJECTED, LOCKED, MISSING, Call, Lost, Refused
+from nodoubt.nodes.memory_database import MemoryDatabase
 from nodoubt.nodes.memory_packets import BRANCH, DECISION, NODE, PACKETS, Steps
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
@@ -185,7 +176,7 @@ class MemoryDialect:
     """See :class:`nodoubt.nodes.sql.Dialect`."""
 
     kind = "memory"
-    capabilities = Capabilities(home=True, detached=True, concurrent=True, shares_snapshots=True)
+    capabilities = Capabilities(home=True, detached=True, concurrent=True, shares_snapshots=True, tells_stillness=True)
     rules = RULES
     prepared_tag = "PREPARE"
     decided_tag = "COMMIT"
@@ -204,6 +195,15 @@ class MemoryDialect:
 
     def look(self, terms: Terms) -> str:
         return f"look {terms.export}".rstrip()
+
+    def stillness(self, terms: Terms) -> Stillness:
+        return Stillness(
+            glance="glance",
+            glances={glance.name: glance for glance in Glance},
+            still="still",
+            yes="True",
+            look_again="look",
+        )
 
     async def export(self, session: Session) -> str:
         return await session.command("export")

@@ -13,71 +13,27 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
+from nodoubt.nodes.memory_calls import (
+    CHANGED,
+    DUPLICATE,
+    ILLEGAL,
+    INJECTED,
+    LOCKED,
+    MISSING,
+    READ_ONLY,
+    Call,
+    Fate,
+    Faults,
+    Lost,
+    Pending,
+    Refused,
+)
 from nodoubt.nodes.memory_locks import Locks, MustWait, Place
 from nodoubt.nodes.memory_snapshot import History, Snapshot
 
 _GONE = object()
-
-
-class Refused(Exception):
-    """The database answered with an error; ``sqlstate``, as drivers call it, is one of the words below."""
-
-    def __init__(self, sqlstate: str, message: str) -> None:
-        super().__init__(message)
-        self.sqlstate = sqlstate
-
-
-DUPLICATE = "duplicate"
-LOCKED = "locked"
-MISSING = "missing"
-READ_ONLY = "read-only"
-ILLEGAL = "illegal"
-INJECTED = "injected"
-CHANGED = "changed"
-
-
-class Lost(Exception):
-    """No answer will come on this session any more."""
-
-
-class Fate(StrEnum):
-    """What becomes of one call."""
-
-    FINE = "carried out and answered"
-    REFUSED = "answered with an error, without any effect"
-    LOST = "the connection breaks before it arrives"
-    UNHEARD = "carried out, but the connection breaks before its answer"
-    HELD = "on its way until `deliver`, even when its sender has hung up"
-    CRASH = "the database stops before it"
-    CRASH_AFTER = "the database stops after it, before its answer"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One packet that a session sends: its name, and its steps, each a verb and its arguments."""
-
-    session: int
-    name: str
-    steps: tuple[tuple[Any, ...], ...]
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.steps}"
-
-
-Faults = Callable[[Call], Fate]
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Pending:
-    """A call, what its steps gave so far and, once it is answered, the error that stopped it, if one did."""
-
-    call: Call
-    results: list[Any] = field(default_factory=list)
-    refused: Refused | None = None
-    is_answered: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,6 +66,8 @@ class MemoryDatabase:
         self._held: list[Pending] = []
         self._busy: set[int] = set()
         self._hung_up: set[int] = set()
+        #: The last snapshots of sessions, if nobody was at work then.
+        self._glances: dict[int, Snapshot] = {}
         self._locks = Locks(clock, self.end)
         self._history = History()
         self._sessions = 0
@@ -251,6 +209,18 @@ class MemoryDatabase:
             raise Refused(MISSING, f"session {other} has no snapshot")
         self._work(session).snapshot = shared.snapshot
 
+    def _do_glance(self, session: int) -> str:
+        """What happened when the snapshot was taken, just before; a name of :class:`nodoubt.nodes.contract.Glance`."""
+        snapshot, before = self._work(session).snapshot, self._glances.pop(session, None)
+        if snapshot is None or self.prepared or any(work and work.writes for work in self._open.values()):
+            return "BUSY"
+        self._glances[session] = snapshot
+        return "UNMOVED" if before is not None and before.is_last else "QUIET"
+
+    def _do_still(self, session: int) -> bool:
+        glanced = self._glances.get(session)
+        return glanced is not None and glanced.is_last
+
     def _do_export(self, session: int) -> str:
         if self._work(session).snapshot is None:
             raise Refused(ILLEGAL, "the transaction has no snapshot")
@@ -323,6 +293,7 @@ class MemoryDatabase:
             raise Refused(DUPLICATE, f"{name} is prepared already")
         work.since_s = self.clock()
         self.prepared[name] = work
+        self._history.moves += 1
         self._locks.hand_on(session, name)
         self._open[session] = None
         return "PREPARE"

@@ -94,6 +94,8 @@ def _replace(
 PACKETS: Mapping[str, Callable[..., Steps]] = {
     "begin": _begin,
     "look": lambda _, *export: (("share", int(*export)) if export else ("snapshot",),),
+    "glance": lambda _: (("snapshot",), ("glance",)),
+    "still": lambda _: (("still",),),
     "export": lambda _: (("export",),),
     "close-gate": lambda _, wait_s, idle_s: (("begin", True, float(wait_s)), ("freeze", DECISION, float(idle_s))),
     "reopen-gate": lambda _: (("commit",),),

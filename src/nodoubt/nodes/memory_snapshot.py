@@ -13,11 +13,14 @@ class History:
 
     def __init__(self) -> None:
         self.commits = 0
+        #: How often something was committed or prepared.
+        self.moves = 0
         self._changed: dict[Place, int] = {}
 
     def committed(self, places: Iterable[Place]) -> None:
         """One more transaction changed these rows."""
         self.commits += 1
+        self.moves += 1
         self._changed.update(dict.fromkeys(places, self.commits))
 
     def last_change(self, place: Place) -> int:
@@ -31,7 +34,12 @@ class Snapshot:
     def __init__(self, tables: Mapping[str, dict[str, Any]], history: History) -> None:
         self.tables = {table: dict(rows) for table, rows in tables.items()}
         self._history = history
-        self._commits = history.commits
+        self._commits, self._moves = history.commits, history.moves
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing was committed or prepared since."""
+        return self._history.moves == self._moves
 
     def shows(self, place: Place) -> bool:
         """Whether a row is still as it is here."""

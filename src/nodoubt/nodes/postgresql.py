@@ -15,11 +15,12 @@ import re
 from collections.abc import Mapping, Sequence
 
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
-from nodoubt.nodes.dialect import NodeSettings, Session
+from nodoubt.nodes.dialect import NodeSettings, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable
 from nodoubt.nodes.postgresql_inspect import STANDBY, durable, inspect
 from nodoubt.nodes.postgresql_locks import advisory_locks
+from nodoubt.nodes.postgresql_stillness import PREPARE_STILLNESS, stillness
 from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
 from nodoubt.protocol.ids import BranchId, parse_text
@@ -50,6 +51,8 @@ RULES = Rules(
 
 UNIQUE_VIOLATION = "23505"
 UNDEFINED_OBJECT = "42704"
+#: Table, and schema.
+UNDEFINED = ("42P01", "3F000")
 LOCK_NOT_AVAILABLE = "55P03"
 #: Class 40 is transaction rollback (serialization failure, deadlock), 53 insufficient resources, 55 object not in state,
 #: 57 operator intervention (shutdown, cancelled); the appendix on error codes.
@@ -91,7 +94,7 @@ class PostgreSQL:
     """The dialect: see :class:`nodoubt.nodes.sql.Dialect`."""
 
     kind = "postgresql"
-    capabilities = Capabilities(home=True, detached=True, concurrent=True, shares_snapshots=True)
+    capabilities = Capabilities(home=True, detached=True, concurrent=True, shares_snapshots=True, tells_stillness=True)
     rules = RULES
     prepared_tag = "PREPARE TRANSACTION"
     decided_tag = "COMMIT"
@@ -105,7 +108,8 @@ class PostgreSQL:
             f"SET idle_in_transaction_session_timeout = {limit_ms};"
             "PREPARE nodoubt_evidence(text, integer) AS INSERT INTO nodoubt.branch VALUES ($1, $2);"
             "PREPARE nodoubt_decide(text, text, boolean) AS"
-            " INSERT INTO nodoubt.decision (gid, decision, participants, complete) VALUES ($1, 'committed', $2, $3)"
+            " INSERT INTO nodoubt.decision (gid, decision, participants, complete) VALUES ($1, 'committed', $2, $3);"
+            f"{PREPARE_STILLNESS}"
         )
         ((pid, started),) = await session.query(
             "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
@@ -127,6 +131,9 @@ class PostgreSQL:
     def look(self, terms: Terms) -> str:
         # The first query takes the snapshot (13.2.2 "Repeatable Read Isolation Level"); a SET is none.
         return _limit(terms) + (f"SET TRANSACTION SNAPSHOT {literal(terms.export)}" if terms.export else "SELECT 1")
+
+    def stillness(self, terms: Terms) -> Stillness:
+        return stillness(self.look(terms))
 
     async def export(self, session: Session) -> str:
         ((export,),) = await session.query("SELECT pg_export_snapshot()")
@@ -273,10 +280,12 @@ class PostgreSQL:
 
     async def identity(self, session: Session) -> Identity | None:
         """The identity row; None where our tables were never made."""
-        ((installed,),) = await session.query("SELECT to_regclass('nodoubt.node') IS NOT NULL")
-        if not installed:
-            return None
-        rows = await session.query("SELECT name, domain, id, schema_version FROM nodoubt.node")
+        try:
+            rows = await session.query("SELECT name, domain, id, schema_version FROM nodoubt.node")
+        except StatementFailed as failure:
+            if failure.code in UNDEFINED:
+                return None
+            raise
         return Identity(*rows[0]) if rows else None
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
@@ -290,7 +299,9 @@ class PostgreSQL:
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         await session.command(f"BEGIN;SELECT pg_advisory_xact_lock({_INSTALL_LOCK})")
-        found = await self.identity(session)
+        # Within the transaction nothing may fail.
+        ((installed,),) = await session.query("SELECT to_regclass('nodoubt.node') IS NOT NULL")
+        found = await self.identity(session) if installed else None
         if found is None:
             await session.command(f"{_steps_from(0)}{self._identify(name, domain, literal(random))};COMMIT")
             return f"installed, schema {SCHEMA_VERSION}"

@@ -133,18 +133,18 @@ class SqlNode:
         # The server was restarted: what idles in the pool is as dead as this one.
         pool.forget_idle()
 
-    async def look(self, session: Session, terms: Terms) -> None:
-        """Take a branch's snapshot. Raises NodeUnavailable."""
+    async def look(self, session: Session, text: str) -> str:
+        """Take a branch's snapshot, or ask about it; returns the tag. Raises NodeUnavailable."""
         try:
-            await self.within(self._settings.connect_timeout_s, session, self.dialect.look(terms))
+            return await self.within(self._settings.connect_timeout_s, session, text)
         except (ConnectionLost, StatementFailed) as error:
             raise NodeUnavailable(f"node {self.name!r} showed no snapshot: {error}") from error
 
-    async def within(self, limit_s: float, session: Session, text: str) -> None:
+    async def within(self, limit_s: float, session: Session, text: str) -> str:
         """Send a text, and cut the session off if it takes too long."""
         alarm = self._world.later(limit_s, session.abandon)
         try:
-            await session.command(text)
+            return await session.command(text)
         finally:
             alarm.cancel()
 

@@ -8,8 +8,8 @@ from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
-from nodoubt.nodes.contract import ATOMIC, YES, Answer, Ended, Said, Terms
-from nodoubt.nodes.dialect import Session
+from nodoubt.nodes.contract import ATOMIC, YES, Answer, Ended, Glance, Said, Terms
+from nodoubt.nodes.dialect import Session, Stillness
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard, shorten
 from nodoubt.protocol.ids import BranchId
@@ -23,7 +23,7 @@ logger = logging.getLogger("nodoubt")
 class SqlBranch:
     """A branch on a database server: see :class:`nodoubt.nodes.contract.Branch`."""
 
-    __slots__ = ("_guard", "_id", "_lock", "_node", "_session", "_terms", "connection")
+    __slots__ = ("_guard", "_id", "_lock", "_node", "_session", "_stillness", "_terms", "connection")
 
     def __init__(
         self, node: SqlNode, session: Session, branch: BranchId, *, is_home: bool, terms: Terms = ATOMIC
@@ -34,6 +34,8 @@ class SqlBranch:
         #: A deadline may cut the session off from another thread, but not once somebody else has it.
         self._lock = threading.Lock()
         self._id = branch
+        #: Set once there is a snapshot that may have to be thrown away.
+        self._stillness: Stillness | None = None
         self._guard = Guard(node.name, branch.gid, node.dialect.rules, is_home=is_home)
         self.connection = session.bind(self._guard)
 
@@ -164,9 +166,25 @@ class SqlBranch:
         return await self._node.finish(self._id, commit=commit, owner=self._leave(clean=False))
 
     async def take_snapshot(self) -> None:
+        told = self._stillness
+        await self._look(told.look_again if told is not None else self._node.dialect.look(self._terms))
+
+    async def glance(self) -> Glance:
+        """See :class:`nodoubt.nodes.contract.Glancing`."""
+        self._stillness = told = self._node.dialect.stillness(self._terms)
+        if told is None:
+            raise NotImplementedError(f"{self._node.kind} does not declare that it tells stillness")
+        return told.glances.get(await self._look(told.glance), Glance.BUSY)
+
+    async def is_still(self) -> bool:
+        """See :class:`nodoubt.nodes.contract.Glancing`."""
+        told = self._stillness
+        return told is not None and await self._look(told.still) == told.yes
+
+    async def _look(self, text: str) -> str:
         if self._session is None:
             raise NodeUnavailable(f"the session on node {self._node.name!r} is gone")
-        await self._node.look(self._session, self._terms)
+        return await self._node.look(self._session, text)
 
     async def export(self) -> str:
         session, node = self._session, self._node

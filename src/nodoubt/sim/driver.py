@@ -171,7 +171,7 @@ class SimulatedDriver:
         if not network.reaches(self._machine, server):
             await asyncio.sleep(settings.connect_timeout_s)
             raise NodeUnavailable(f"cannot connect to {server.name}: timed out")
-        await asyncio.sleep(2 * network.latency_s())
+        await asyncio.sleep(2 * network.latency_s(self._machine))
         if not server.up:
             raise NodeUnavailable(f"cannot connect to {server.name}: connection refused")
         session = SimulatedSession(self._loop, network, self._machine, server)

@@ -257,8 +257,10 @@ class Faults:
     def _jump(self) -> bool:
         world = self._world
         seconds = self._random.choice((-1, 1)) * self._long_s() * 20
-        server = self._some_server()
-        if server is None or self._random.random() < 0.5:
+        # Only where something is in doubt does anybody look at the clock.
+        doubtful = [server for server in world.servers if server.up and server.in_doubt()]
+        server = self._random.choice(doubtful) if doubtful else self._some_server()
+        if server is None or (not doubtful and self._random.random() < 0.5):
             name = self._random.choice(list(world.processes))
             world.clock(name).ahead_s += seconds
         else:

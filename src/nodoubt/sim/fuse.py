@@ -191,7 +191,7 @@ def _servers(fuse: Fuse) -> Swaps:
     def counted_carry_out(self: Server, backend: Backend, packet: Packet) -> Steps:
         if (self.name, backend.number, packet.number) in refused:
             if isinstance(self, PostgreSQLServer) and not backend.failed:
-                self._abort(backend)
+                self.abort(backend)
             raise SqlError(*OUT_OF_MEMORY[self.kind])
         return (yield from carry_out(self, backend, packet))
 

@@ -35,6 +35,8 @@ GATES = tuple(
     for kind in ("postgresql", "mariadb")
     for what in ("closed", "lost", "a decision was held off", "an opener was held off")
 )
+#: What snapshots met that were opened without gates.
+STILLNESS = ("busy", "quiet", "unmoved", "still", "moved")
 
 
 def required() -> Mapping[str, tuple[str, ...]]:
@@ -49,6 +51,7 @@ def required() -> Mapping[str, tuple[str, ...]]:
         "met": MET,
         "opening": OPENINGS,
         "gate": GATES,
+        "stillness": STILLNESS,
     }
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from nodoubt.engine.engine import Engine
 from nodoubt.engine.instant import Instant, Step
 from nodoubt.nodes import postgresql, postgresql_locks
-from nodoubt.nodes.contract import ATOMIC, Gate, Isolation, Key, Node
+from nodoubt.nodes.contract import ATOMIC, Gate, Glance, Isolation, Key, Node
 from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.nodes.sql import SqlNode
+from nodoubt.nodes.sql_branch import SqlBranch
 from nodoubt.nodes.sqlite import SQLiteNode
 from nodoubt.sim.locks import Place, Txn
 from nodoubt.sim.seam import Mutant, swapped
@@ -58,16 +59,19 @@ def _lists_too_early() -> Iterator[None]:
 
 
 async def _one_too_late(self: Instant, locks: Mapping[str, Step], openers: Sequence[Any]) -> None:
-    late = [opener.looks[-1] for opener in openers if opener.looks]
-    for opener in openers:
-        opener.looks = opener.looks[:-1]
+    late = [opener.looks.pop(max(opener.looks)) for opener in openers if opener.looks]
     await _OPEN(self, locks, openers)
-    for _, look in late:
-        await look()
+    for branch in late:
+        await branch.take_snapshot()
 
 
 async def _reopen_anyhow(self: Instant, *, is_left: bool) -> None:
     await _REOPEN(self, is_left=True)
+
+
+async def _never_busy(self: SqlBranch) -> Glance:
+    glance = await _GLANCE(self)
+    return Glance.UNMOVED if glance is Glance.BUSY else glance
 
 
 def _text(name: str, change: Callable[[str], str]) -> Any:
@@ -106,6 +110,7 @@ def _shared_by_all(domain: str, keys: Sequence[Key]) -> str:
 
 
 _LOCKS = postgresql_locks.advisory_locks
+_GLANCE = SqlBranch.glance
 
 #: name -> mistake
 ISOLATION: Mapping[str, Mutant] = {
@@ -135,6 +140,10 @@ ISOLATION: Mapping[str, Mutant] = {
     "snapshot-lazy": Mutant(
         mistake="PostgreSQL takes its snapshot at the first statement of the block",
         switch=lambda: _text("look", lambda text: text.removesuffix("SELECT 1").removesuffix(";")),
+    ),
+    "busy-ignored": Mutant(
+        mistake="snapshots are opened without gates although somebody is at work",
+        switch=lambda: swapped(SqlBranch, "glance", _never_busy),
     ),
     "last-committer-wins": Mutant(
         mistake="PostgreSQL is at READ COMMITTED in a snapshot",

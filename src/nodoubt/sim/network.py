@@ -55,7 +55,7 @@ class Line:
         if fate == "reset":
             self.reset()
             return
-        delay_s = network.latency_s()
+        delay_s = network.latency_s(self.machine)
         if fate == "late request":
             delay_s += network.long_s()
         self._up_at = max(self._up_at, network.passes_at(self) + delay_s)
@@ -74,13 +74,13 @@ class Line:
         """From the server to the client."""
         if not self.stalled:
             network = self.network
-            self._down_at = max(self._down_at, network.passes_at(self) + network.latency_s())
+            self._down_at = max(self._down_at, network.passes_at(self) + network.latency_s(self.machine))
             network.schedule.at(self._down_at, self.client.answered, number, answer)
 
     def hang_up(self) -> None:
         """The client closed its end: the server learns it behind all that was sent before."""
         if not self.stalled:
-            self._up_at = max(self._up_at, self.network.passes_at(self) + self.network.latency_s())
+            self._up_at = max(self._up_at, self.network.passes_at(self) + self.network.latency_s(self.machine))
             self._tell_server(self._up_at)
 
     def reset(self) -> None:
@@ -90,7 +90,7 @@ class Line:
     def server_closed(self) -> None:
         """The server's end is gone: its process died, or it ended the session."""
         if not self.stalled:
-            self._down_at = max(self._down_at, self.network.passes_at(self) + self.network.latency_s())
+            self._down_at = max(self._down_at, self.network.passes_at(self) + self.network.latency_s(self.machine))
             self.network.schedule.at(self._down_at, self.client.lost, "the server closed the connection")
 
     def cancel(self, number: int) -> None:
@@ -102,7 +102,7 @@ class Line:
             if packet is not None and packet.number == number and not self.server.paused:
                 self.backend.interrupt(SqlError("57014", "canceling statement due to user request"))
 
-        network.schedule.at(network.passes_at(self) + network.latency_s(), stop)
+        network.schedule.at(network.passes_at(self) + network.latency_s(self.machine), stop)
 
     def _stall(self, *, tell_server: bool = True, within_s: float = RESET_S_MAX) -> None:
         if self.stalled:
@@ -128,13 +128,15 @@ class Network:
         faults: Random,
         rates: Mapping[str, float],
         latency_s: float,
+        far_s: Mapping[str, float],
     ) -> None:
         self.schedule = schedule
         self.observer = observer
         self.random = faults
         self._latencies = latencies.random
-        #: One way, on a good day.
+        #: One way, on a good day, and of machines that are farther away.
         self._latency_s = latency_s
+        self._far_s = far_s
         #: Told of every text that is sent, while somebody waits for one.
         self.overhear: Callable[[str, str, str], None] | None = None
         #: (machine, server) -> when packets pass again.
@@ -149,10 +151,10 @@ class Network:
         #: Something may become of a packet.
         self.is_foul = total > 0
 
-    def latency_s(self) -> float:
+    def latency_s(self, machine: str) -> float:
         """One packet's way on a good day, with a long tail."""
         drawn = self._latencies()
-        return self._latency_s * (0.5 + drawn if drawn < 0.95 else 40 * (drawn - 0.9))
+        return self._far_s.get(machine, self._latency_s) * (0.5 + drawn if drawn < 0.95 else 40 * (drawn - 0.9))
 
     def long_s(self) -> float:
         """A delay that outlasts many other things."""

@@ -50,6 +50,11 @@ HOLD_OFF = ("process killed", "process paused", "server killed", "late request")
 #: What all its transactions ask for, and how likely a client opens a view instead, as often as they are drawn.
 LEVELS = (Isolation.ATOMIC, Isolation.SNAPSHOT, Isolation.SERIALIZABLE)
 VIEWS = (0.2, 0.5)
+#: How often all nodes tell of stillness then, and how much longer a packet of the first process may take: between two of its
+#: packets others begin and end.
+STILL = 0.3
+FAR = "p0"
+FARNESS = (1.0, 10.0, 100.0)
 #: Kinds of nodes, as often as they are drawn.
 NODES = (*["postgresql"] * 4, *["mariadb"] * 4, *["sqlite"] * 3)
 
@@ -73,6 +78,8 @@ class Plan:
     isolation: Isolation = Isolation.ATOMIC
     #: How likely a client opens a view of several nodes instead of a transaction.
     views: float = 0.0
+    #: How many times as long a packet of the process FAR takes.
+    farness: float = 1.0
     #: How much faster than evenly over the time a client makes its transactions, as often as it is drawn.
     paces: tuple[int, ...] = (1, 10, 10)
     #: Without end, faults never heal, and only safety is judged.
@@ -106,7 +113,10 @@ def draw(seed: int) -> Plan:
     # Each seed leaves some kinds out, and some seeds most of them: rare orders of events need quiet elsewhere.
     share = random.choice((0.08, 0.2, 0.4))
     rates: dict[str, float] = {}
-    is_crowded = random.random() < CROWDED
+    is_crowded, still = random.random() < CROWDED, Random(f"{seed}/still")
+    is_still = is_crowded and still.random() < STILL
+    if is_still:
+        nodes = {f"p{number}": "postgresql" for number in range(count)}
     for kind in KINDS:
         is_likelier = LIKELIER.get(kind) in nodes.values() or (is_crowded and kind in HOLD_OFF)
         if random.random() >= share * (2 if is_likelier else 1):
@@ -123,7 +133,7 @@ def draw(seed: int) -> Plan:
     return Plan(
         seed=seed,
         nodes=nodes,
-        processes=random.choice((1, 2, 2, 2, 3)),
+        processes=max(random.choice((1, 2, 2, 2, 3)), 2 if is_still else 1),
         # Openings last for moments, in which others must be at work.
         clients=random.randint(2 if is_crowded else 1, 3),
         transactions=random.choice((5, 5, 6, 7, 8, 10, 12)) + (2 if is_crowded else 0),
@@ -132,6 +142,7 @@ def draw(seed: int) -> Plan:
         rates=rates,
         isolation=isolation,
         views=views,
+        farness=still.choice(FARNESS) if is_still else 1.0,
         paces=(10, 40) if is_crowded else (1, 10, 10),
         heals=seed % UNLIMITED != 0,
     )

@@ -24,7 +24,7 @@ from nodoubt.sim.machine import Machine
 from nodoubt.sim.mariadb import MariaDBServer
 from nodoubt.sim.network import Network
 from nodoubt.sim.observer import Observer
-from nodoubt.sim.plan import STRANGERS, Plan
+from nodoubt.sim.plan import FAR, STRANGERS, Plan
 from nodoubt.sim.postgresql import PostgreSQLServer
 from nodoubt.sim.process import Clock, Process
 from nodoubt.sim.seam import swapped
@@ -98,6 +98,7 @@ class Simulation:
             plan.stream("packets"),
             plan.rates,
             plan.latency_s,
+            {FAR: plan.latency_s * plan.farness},
         )
         self.random = plan.stream("world")
         #: Of all processes, where a node is a file; else each has its own and this one is idle.

@@ -104,7 +104,7 @@ def _schedule(options: Options, number: int) -> Schedule:
     seed, requests = options.seed * 1000 + number, round(options.seconds * REQUESTS_PER_S)
     others = set(Statement) - set(_OF_GATES)
     drawn = [
-        Schedule.drawn(seed, rate=rate, requests=requests, statements=sorted(statements))
+        Schedule.drawn(seed, rate=rate / options.rarity, requests=requests, statements=sorted(statements))
         for rate, statements in ((NETWORK_RATE, others), (GATE_RATE, _OF_GATES))
     ]
     return Schedule(tuple(fault for schedule in drawn for fault in schedule.faults))

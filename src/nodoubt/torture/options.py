@@ -41,6 +41,8 @@ class Options:
     seconds: float = SECONDS
     workers: int = WORKERS
     faults: Sequence[Kind] = tuple(Kind)
+    #: How many times more seldom faults come than by default.
+    rarity: float = 1.0
     #: What transactions ask for, and what their history is judged by.
     isolation: Isolation = Isolation.ATOMIC
     unprotected: bool = False
@@ -54,6 +56,8 @@ class Options:
         """The command that does the same again, without passwords."""
         words = ["nodoubt", "torture", "--seconds", f"{self.seconds:g}", "--workers", str(self.workers)]
         words += ["--seed", str(self.seed), "--faults", ",".join(self.faults)]
+        if self.rarity != 1:
+            words += ["--rarity", f"{self.rarity:g}"]
         if self.nodes:
             words += ["--nodes", *(f"{name}=URL" for name in self.nodes)]
         else:

@@ -49,13 +49,19 @@ class Strike:
 
 
 def draw(
-    seed: int, seconds: float, kinds: Collection[Kind], servers: Sequence[str], *, unprotected: bool
+    seed: int,
+    seconds: float,
+    kinds: Collection[Kind],
+    servers: Sequence[str],
+    *,
+    rarity: float = 1.0,
+    unprotected: bool,
 ) -> list[Strike]:
     """All strikes of a run in the order of time, each kind at a random moment of each of its equal parts."""
     strikes = []
     for kind, every_s in EVERY_S.items():
         dice = random.Random(f"{seed}/{kind}")
-        count = max(1, round(seconds / every_s)) if kind in kinds else 0
+        count = max(1, round(seconds / every_s / rarity)) if kind in kinds else 0
         part = (LAST - FIRST) * seconds / max(count, 1)
         for number in range(count):
             shortest, longest = LASTS_S.get(kind, (0.0, 0.0))

@@ -105,7 +105,12 @@ class _Run:
     async def _work(self, tm: AsyncTransactionManager) -> None:
         loop, options = asyncio.get_running_loop(), self.options
         strikes = plan.draw(
-            options.seed, options.seconds, self.grounds.on, tuple(self.grounds.servers), unprotected=options.unprotected
+            options.seed,
+            options.seconds,
+            self.grounds.on,
+            tuple(self.grounds.servers),
+            rarity=options.rarity,
+            unprotected=options.unprotected,
         )
         loop.add_signal_handler(signal.SIGINT, self._interrupted.set)
         watching: list[asyncio.Task[None]] = []

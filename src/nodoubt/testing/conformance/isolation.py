@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from nodoubt.errors import NodeUnavailable
-from nodoubt.nodes.contract import Branch, Ended, Isolation, Key, Node, Said, Terms
+from nodoubt.nodes.contract import Branch, Ended, Glance, Glancing, Isolation, Key, Node, Said, Terms
 from nodoubt.testing.conformance.harness import (
     PATIENCE_S,
     PATIENT,
@@ -45,6 +47,45 @@ class IsolationClauses:
                     await branch.roll_back(prepared=False)
 
     # Snapshots
+
+    @clause
+    async def test_a_glance_is_never_too_bold(self, h: Harness, node: Node) -> None:
+        """Where ``tells_stillness`` is declared: whoever writes or has prepared is at work, and who commits moves the node."""
+        if not node.capabilities.tells_stillness:
+            return
+        other = await h.opened()
+        await (await _quiet(h, node)).roll_back(prepared=False)
+        writer = await h.wrote(other, branch_id=h.id())
+        equal(await _told(h, node), Glance.BUSY, "a glance while somebody has written")
+        expect(await writer.prepare(), Said.YES)
+        equal(await _told(h, node), Glance.BUSY, "a glance while a branch is prepared")
+        equal(await writer.commit(), Ended.DONE, "commit")
+        reader = await _quiet(h, node)
+        await h.commit_row(other, "key", "younger")
+        check(not await reader.is_still(), "it stands still although somebody committed")
+        equal(await h.get(reader.connection, "key"), "value", "a row that is older than the glance")
+        await reader.roll_back(prepared=False)
+        reader = await _quiet(h, node)
+        writer = await h.prepare(other, h.id())
+        check(not await reader.is_still(), "it stands still although somebody prepared")
+        await reader.roll_back(prepared=False)
+        equal(await writer.roll_back(prepared=True), Ended.DONE, "rollback")
+        check(await _told(h, node) is not Glance.UNMOVED, "unmoved since before somebody prepared")
+
+    @clause
+    async def test_a_glance_gives_way_to_a_snapshot(self, h: Harness, node: Node) -> None:
+        """A snapshot that is taken behind a glance shows what was committed in between, and stays."""
+        if not node.capabilities.tells_stillness:
+            return
+        other = await h.opened()
+        for read_only in (True, False):
+            branch, _ = await _glanced(h, node, read_only=read_only)
+            await h.commit_row(other, f"before{read_only}")
+            await branch.take_snapshot()
+            await h.commit_row(other, f"behind{read_only}")
+            equal(await h.get(branch.connection, f"before{read_only}"), "value", "a row older than the snapshot")
+            equal(await h.get(branch.connection, f"behind{read_only}"), None, "a row younger than the snapshot")
+            await branch.roll_back(prepared=False)
 
     @clause
     async def test_a_snapshot_is_taken_when_it_is_told(self, h: Harness, node: Node) -> None:
@@ -254,3 +295,27 @@ async def _behaviour(h: Harness, node: Node, other: Node, key: str) -> tuple[obj
     await h.beside(h.put(writer.connection, f"{key}3", "value"), let_go())
     await writer.roll_back(prepared=False)
     return seen, looked, looked_again
+
+
+async def _glanced(h: Harness, node: Node, *, read_only: bool = True) -> tuple[Glancing, Glance]:
+    """A branch that took its snapshot with a glance, and what that told."""
+    branch = cast(Glancing, await node.begin(h.id(), read_only=read_only, is_home=False, terms=SNAPSHOT))
+    return branch, await branch.glance()
+
+
+async def _told(h: Harness, node: Node) -> Glance:
+    """What a glance tells now."""
+    branch, glance = await _glanced(h, node)
+    await branch.roll_back(prepared=False)
+    return glance
+
+
+async def _quiet(h: Harness, node: Node) -> Glancing:
+    """A branch that knows that all is still: soon, though others may be at work on the same server."""
+    until = h.world.now() + PATIENCE_S
+    while True:
+        branch, glance = await _glanced(h, node)
+        if glance is not Glance.BUSY and await branch.is_still():
+            return branch
+        await branch.roll_back(prepared=False)
+        check(h.world.now() < until, "the node never stands still")
