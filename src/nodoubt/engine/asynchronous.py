@@ -32,6 +32,8 @@ class AsyncTransaction(TransactionShell):
 
     _task: asyncio.Task[Any] | None = None
     _interrupted = False
+    #: How often the task had been cancelled before.
+    _cancelled = 0
 
     def on(self, name: str, *, read_only: bool = False) -> Coroutine[Any, Any, Any]:
         """The driver's own connection to a node, in this transaction.
@@ -54,6 +56,7 @@ class AsyncTransaction(TransactionShell):
                 await _to_its_end(self._work.roll_back(f"{type(error).__name__}: {error}"))
                 raise
         self._task = asyncio.current_task()
+        self._cancelled = self._task.cancelling() if self._task is not None else 0
         self._work.interrupt = self._interrupt
         return self
 
@@ -61,13 +64,13 @@ class AsyncTransaction(TransactionShell):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._work.interrupt = None
+        # Our own interrupt becomes the time-out, as in asyncio.timeout; somebody else's cancellation goes on.
+        is_ours = self._task is not None and self._interrupted and self._task.uncancel() <= self._cancelled
         if error is not None:
             await _to_its_end(self._work.roll_back(f"{type(error).__name__}: {error}"))
             if isinstance(error, NodoubtError):
                 error.outcome = self.outcome
-            task = self._task if self._interrupted and isinstance(error, asyncio.CancelledError) else None
-            # Our own interrupt becomes the time-out, as in asyncio.timeout; somebody else's cancellation goes on.
-            if task is not None and task.uncancel() == 0:
+            if is_ours and isinstance(error, asyncio.CancelledError):
                 raise self._work.timed_out() from error
             return
         if self._work.is_open:

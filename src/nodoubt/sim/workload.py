@@ -165,6 +165,8 @@ class Client:
             else:
                 await self._transact(manager, timeout)
         except asyncio.CancelledError as error:
+            if cancel is None:
+                self._observer.violation(f"{self.name}: cancelled, and by nobody")
             self._observer.hit("fault", "caller cancels")
             errors.append(error)
             current = asyncio.current_task()

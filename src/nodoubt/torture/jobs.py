@@ -27,6 +27,9 @@ SEATS_PER_NODE = 20
 WINDOW_S = 2.0
 LISTS_PER_NODE = 3
 OPS_MAX = 5
+#: What transactions do, as often as it is drawn; at a level that spans nodes mostly what its history is judged by.
+WORKS = ("transfer", "lists", "lists", "reservation", "view")
+JUDGED_WORKS = (*WORKS, *["lists"] * 4)
 
 
 class Hand(Protocol):
@@ -173,11 +176,11 @@ class Reservation:
         return step
 
 
-def draw_job(nodes: Sequence[str], dice: random.Random, now_s: float, value: int) -> Job | View:
-    """A random job. ``now_s`` says which lists are in use, ``value`` to ``value + OPS_MAX`` may be appended."""
+def draw_job(nodes: Sequence[str], dice: random.Random, now_s: float, value: int, works: Sequence[str]) -> Job | View:
+    """A random job of these kinds. ``now_s`` says which lists are in use, ``value`` to ``value + OPS_MAX`` may be appended."""
     window = int(now_s / WINDOW_S)
     keys = [f"{node}/{window}.{number}" for node in nodes for number in range(LISTS_PER_NODE)]
-    match dice.choice(("transfer", "lists", "lists", "reservation", "view")):
+    match dice.choice(works):
         case "transfer":
             return Transfer(draw_transfer(nodes, dice))
         case "view":

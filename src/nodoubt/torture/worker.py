@@ -28,7 +28,7 @@ from nodoubt.engine.request import Level, Wishes
 from nodoubt.errors import HeuristicOutcome, InvariantBroken, NodeUnavailable, NodoubtError
 from nodoubt.nodes.dialect import Row
 from nodoubt.torture import gates
-from nodoubt.torture.jobs import OPS_MAX, Job, Task, View, draw_job
+from nodoubt.torture.jobs import JUDGED_WORKS, OPS_MAX, WORKS, Job, Task, View, draw_job
 from nodoubt.torture.options import DOMAIN
 
 #: Transactions at once in each process: one that is stalled keeps the others going.
@@ -93,7 +93,8 @@ class Toiler(Worker):
     def draw(self) -> Job | View:
         """The next job."""
         now_s = (time.monotonic_ns() - self._started_ns) / 1e9
-        return draw_job(list(self.kinds), self.dice, now_s, next(self._values))
+        works = WORKS if self._isolation == "atomic" else JUDGED_WORKS
+        return draw_job(list(self.kinds), self.dice, now_s, next(self._values), works)
 
     async def with_nodoubt(self) -> None:
         """Every job a transaction of nodoubt."""
