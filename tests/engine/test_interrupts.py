@@ -17,7 +17,7 @@ async def test_a_deadline_is_told_as_such_whatever_the_task_was_cancelled_for_be
     assert task is not None
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.sleep(0)
+        await asyncio.Event().wait()
     for _ in range(2):
         with pytest.raises(Aborted, match="not over within"):
             async with AsyncTransaction(engine.begin(timeout_s=0.01)):

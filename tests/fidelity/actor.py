@@ -124,6 +124,7 @@ class Actor:
         #: The transaction whose branch the session began last.
         self._begun = ""
         self._stillness: Stillness | None = None
+        self._terms = ATOMIC
         #: Sessions that were given up, as the library does after a failure.
         self.discarded: list[Session] = []
 
@@ -191,7 +192,8 @@ class Actor:
     async def _begin(self, number: str, *flags: str) -> None:
         session = self._recorder()
         self._begun, self._names.begun[number] = number, session.token
-        branch, reading, terms = self._branch(number), "reading" in flags, terms_of(flags, self._timeout_s)
+        branch, reading = self._branch(number), "reading" in flags
+        terms = self._terms = terms_of(flags, self._timeout_s)
         if terms is not ATOMIC:
             assert self.handle is not None
             await session.command(self._dialect.begin_on(self.handle, branch, read_only=reading, terms=terms))
@@ -235,7 +237,7 @@ class Actor:
             self._is_open = not self._dialect.capabilities.detached
 
     async def _release(self) -> None:
-        await self._recorder().command(self._dialect.release())
+        await self._recorder().command(self._dialect.release(self._terms))
         self._is_open = False
 
     async def _decide(self, number: str, *others: str) -> None:

@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from nodoubt.nodes.contract import Isolation, Terms
+from nodoubt.nodes.mariadb import MariaDB
+from nodoubt.nodes.mariadb_isolation import forced
 from tests.nodes.mariadb_side import Outsider
 from tests.nodes.test_mariadb_facts import DUPLICATE, LOCK_WAIT, RMFAIL, Xa, connect, xa
 
@@ -208,3 +211,33 @@ def test_an_opener_that_idles_is_ended_and_told_so(connect: Connect) -> None:
     assert other("SELECT GET_LOCK('gate', 10)") == ((1,),)
     other("INSERT INTO item VALUES (1, 1)")
     assert opener.error("UNLOCK TABLES") in SERVER_GONE
+
+
+def test_a_transaction_that_leaves_nothing_behind_forces_all_before_it(pair: tuple[Outsider, Outsider]) -> None:
+    """Nothing else would force the log so soon: the server does it by itself once in a second."""
+    one, other = pair
+    other("CREATE TABLE nodoubt_branch (gid CHAR(26), branch INT NOT NULL, PRIMARY KEY (gid, branch))")
+    other("SET GLOBAL innodb_flush_log_at_trx_commit = 0")
+    try:
+        other("UPDATE item SET v = 7 WHERE id = 1")
+    finally:
+        other("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
+    written = lsn(other, "current")
+    for text in forced("", "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;").split(";"):
+        one(text)
+    assert lsn(other, "flushed") > written
+    assert other("SELECT * FROM nodoubt_branch") == ()
+
+
+def lsn(session: Outsider, which: str) -> int:
+    """How far the log goes: all of it, or what is on the disk."""
+    ((_, found),) = session(f"SHOW GLOBAL STATUS LIKE 'Innodb_lsn_{which}'")
+    return int(found)
+
+
+@pytest.mark.parametrize("level", Isolation)
+def test_who_must_not_lose_what_it_read_ends_with_a_forced_write(level: Isolation) -> None:
+    dialect = MariaDB()
+    dialect._forced = forced("", "")
+    assert (dialect._forced in dialect.release(Terms(isolation=level))) == (level is Isolation.SERIALIZABLE)
+    assert dialect.reopen_gate().endswith(dialect._forced)

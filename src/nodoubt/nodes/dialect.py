@@ -124,10 +124,10 @@ class Dialect(Protocol):
         """Keep everybody from deciding, in a session that the server ends when it idles for longer than ``idle_s``."""
 
     def reopen_gate(self) -> str:
-        """Let them decide again. Fails if the session has lost the gate."""
+        """Let them decide again; fails if the session has lost the gate. Answers when all that was decided is on disk."""
 
-    def release(self) -> str:
-        """Commit a read-only branch."""
+    def release(self, terms: Terms) -> str:
+        """Commit a read-only branch; of a serializable one all that it read must be on disk when this is answered."""
 
     def prepare(self, branch: BranchId) -> str:
         """Leave the evidence and promise."""

@@ -89,7 +89,7 @@ class MariaDB:
         #: Where our tables are; a block may ``USE`` another database, so no text of ours relies on the current one.
         self._schema = ""
         self._mark = ""
-        self._read_committed = ""
+        self._read_committed = self._forced = ""
         #: Whether a writing branch can be kept from overwriting what its snapshot does not show.
         self.snapshot_isolation = False
 
@@ -109,6 +109,7 @@ class MariaDB:
         self._mark = hashlib.sha256(name.encode()).hexdigest()[:MARK_LENGTH]
         # At READ COMMITTED probes lock nothing but their keys; logging by statement does not allow it (error 1665).
         self._read_committed = "" if binlog == "STATEMENT" else "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"
+        self._forced = isolated.forced(self._schema, self._read_committed)
         self.snapshot_isolation = bool(await session.query(f"SHOW VARIABLES LIKE '{isolated.SNAPSHOT_ISOLATION}'"))
         self._version = version
 
@@ -156,10 +157,11 @@ class MariaDB:
         return isolated.close_gate(self._schema, self._mark, wait_s, idle_s)
 
     def reopen_gate(self) -> str:
-        return isolated.reopen_gate(self._mark)
+        return f"{isolated.reopen_gate(self._mark)};{self._forced}"
 
-    def release(self) -> str:
-        return "COMMIT;SET SESSION TRANSACTION READ WRITE"
+    def release(self, terms: Terms) -> str:
+        forced = f";{self._forced}" if terms.isolation is Isolation.SERIALIZABLE else ""
+        return f"COMMIT;SET SESSION TRANSACTION READ WRITE{forced}"
 
     def prepare(self, branch: BranchId) -> str:
         xid = _xid(branch)
@@ -219,8 +221,7 @@ class MariaDB:
             return Listing(ours=(), foreign=foreign)
         ((now_s,),) = await session.query(self.clock)
         # No server keeps the time of preparation.
-        ages_s = [max(0.0, float(now_s) - gid_unix_ms(branch.gid) / 1000) for branch in ours]
-        aged = zip(ours, ages_s, strict=True)
+        aged = [(branch, max(0.0, float(now_s) - gid_unix_ms(branch.gid) / 1000)) for branch in ours]
         return Listing(ours=tuple(PreparedBranch(id=branch, age_s=age_s) for branch, age_s in aged), foreign=foreign)
 
     def _is_here(self, branch: BranchId) -> bool:

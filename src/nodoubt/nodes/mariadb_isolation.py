@@ -75,3 +75,15 @@ def close_gate(schema: str, mark: str, wait_s: float, idle_s: float) -> str:
 def reopen_gate(mark: str) -> str:
     """First those who wait to decide, then the next opener."""
     return f"UNLOCK TABLES;DO RELEASE_LOCK('nodoubt:gate:{mark}');SET SESSION wait_timeout=DEFAULT"
+
+
+def forced(schema: str, read_committed: str) -> str:
+    """A transaction that leaves nothing behind, and whose commit brings all commits before it to the disk.
+
+    From 10.6 on others see a commit, and get its locks, before it is there. If the server dies just then, it never was
+    (MDEV-24341).
+    """
+    return (
+        f"{read_committed}START TRANSACTION;INSERT INTO {schema}nodoubt_branch VALUES ('',CONNECTION_ID());"
+        f"DELETE FROM {schema}nodoubt_branch WHERE gid='' AND branch=CONNECTION_ID();COMMIT"
+    )

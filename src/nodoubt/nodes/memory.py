@@ -217,7 +217,7 @@ class MemoryDialect:
     def reopen_gate(self) -> str:
         return "reopen-gate"
 
-    def release(self) -> str:
+    def release(self, terms: Terms) -> str:
         return "release"
 
     def prepare(self, branch: BranchId) -> str:

@@ -153,7 +153,7 @@ class PostgreSQL:
     def reopen_gate(self) -> str:
         return "COMMIT"
 
-    def release(self) -> str:
+    def release(self, terms: Terms) -> str:
         return "COMMIT"
 
     def prepare(self, branch: BranchId) -> str:

@@ -109,7 +109,7 @@ class SqlBranch:
         if session is None:
             return self._gone()
         try:
-            await session.command(self._node.dialect.release())
+            await session.command(self._node.dialect.release(self._terms))
         except StatementFailed as failure:
             await self._undo(session)
             return self._no(failure)

@@ -45,6 +45,8 @@ NEED_A_GID = ("owner overtaken", "seen decision lost")
 AT_ONCE = ("process killed", "machine lost power", "seen decision lost")
 #: The disk of a home whose decisions are to be seen before they are forced is so much slower.
 UNFORCED_SLOWNESS = (1e3, 1e4)
+#: That of a server that is to lose what readers have seen, who must come to their end meanwhile.
+SEEN_SLOWNESS = (1e2, 1e3)
 
 
 class Faults:
@@ -62,6 +64,10 @@ class Faults:
     def begin(self) -> None:
         """Schedule every stroke."""
         plan = self._world.plan
+        for server in self._world.servers if plan.forgetful else ():
+            if isinstance(server, MariaDBServer):
+                server.disk.slowness = plan.stream("forgetful").uniform(*SEEN_SLOWNESS)
+                server.looked = partial(self._row_was_seen, server)
         for kind in STROKES:
             random = plan.stream(kind) if kind in plan.rates else None
             if random is not None:
@@ -256,9 +262,9 @@ class Faults:
 
     def _jump(self) -> bool:
         world = self._world
-        seconds = self._random.choice((-1, 1)) * self._long_s() * 20
-        # Only where something is in doubt does anybody look at the clock.
+        # Only where something is in doubt does anybody look at the clock; if it was set back, for long.
         doubtful = [server for server in world.servers if server.up and server.in_doubt()]
+        seconds = self._random.choice((-1, -1, -1, 1) if doubtful else (-1, 1)) * self._long_s() * 20
         server = self._random.choice(doubtful) if doubtful else self._some_server()
         if server is None or (not doubtful and self._random.random() < 0.5):
             name = self._random.choice(list(world.processes))
@@ -328,11 +334,27 @@ class Faults:
         world.processes[reader].loop.pause()
         world.schedule.after(0.1 + world.plan.latency_s * 3, self._lose, home, world.processes[reader], gid)
 
+    def _row_was_seen(self, home: MariaDBServer, key: str) -> None:
+        world, store = self._world, home.store
+        if self._healed or not any(("list", key) in record.writes for record in store.log[store.forced :]):
+            return
+        home.looked = None
+        # The reader has time to come to its end.
+        world.schedule.after(0.05 + world.plan.latency_s * self._random.choice((5, 20, 80)), self._lose_row, home, key)
+
+    def _lose_row(self, home: MariaDBServer, key: str) -> None:
+        if not self._healed and any(("list", key) in record.writes for record in home.store.log[home.store.forced :]):
+            self._world.observer.hit("met", "mariadb: seen row lost")
+            self._lose_log(home)
+
+    def _lose_log(self, home: Server) -> None:
+        del home.store.log[home.store.forced :]
+        home.crash()
+
     def _lose(self, home: Server, reader: Process, gid: str) -> None:
         if self._healed:
             return
-        del home.store.log[home.store.forced :]
-        home.crash()
+        self._lose_log(home)
         self._world.schedule.after(0.1, home.start)
         if "operator finishes a branch" in self._world.plan.rates:
             self._await("RollbackBranch", partial(self._meddle, gid))

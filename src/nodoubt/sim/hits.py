@@ -14,6 +14,7 @@ from nodoubt.sim.plan import KINDS
 MET = (
     "mariadb: 1397 while attached",
     "mariadb: seen decision lost",
+    "mariadb: seen row lost",
     "postgresql: lock time-out",
     "postgresql: the first committer won",
     "sqlite: disk full",

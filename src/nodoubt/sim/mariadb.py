@@ -30,6 +30,8 @@ class MariaDBServer(MariaDBBranches):
     """See the module."""
 
     decision_columns = 6
+    #: Called with the key of a row that somebody reads.
+    looked: Callable[[str], None] | None = None
 
     # Our tables
 
@@ -40,6 +42,14 @@ class MariaDBServer(MariaDBBranches):
             raise self.failed(b, SqlError("1062", f"Duplicate entry '{gid}-{branch}' for key 'PRIMARY'", "PRIMARY"))
         txn.writes[BRANCH, key] = True
         return (yield from self.implicit(b, 1))
+
+    def _pass(self, b: Backend) -> Steps:
+        return (yield from self._evidence(b, "", str(b.number)))
+
+    def _pass_on(self, b: Backend) -> Steps:
+        txn = yield from self.write(b, BRANCH, ("", b.number))
+        txn.writes[BRANCH, ("", b.number)] = None
+        return "1", ()
 
     def _decide(self, b: Backend, gid: str, participants: str, complete: str) -> Steps:
         self.reach(b)
@@ -255,8 +265,10 @@ class MariaDBServer(MariaDBBranches):
         assert txn is not None
         if txn.level == "SERIALIZABLE":
             yield from self.take(b, ("list", key), "read")
-            return "", [(self.store.read(txn, "list", key),)]
-        self.store.look(txn)
+        else:
+            self.store.look(txn)
+        if self.looked is not None:
+            self.looked(key)
         return "", [(self.store.seen(txn, "list", key),)]
 
     def _append(self, b: Backend, tag: Any, key: Any) -> Steps:
@@ -283,6 +295,8 @@ class MariaDBServer(MariaDBBranches):
         (r"START TRANSACTION", MariaDBBranches.start_transaction),
         (r"COMMIT", MariaDBBranches.commit),
         (r"ROLLBACK", MariaDBBranches.roll_back),
+        (r"INSERT INTO \S*nodoubt_branch VALUES \('',CONNECTION_ID\(\)\)", _pass),
+        (r"DELETE FROM \S*nodoubt_branch WHERE gid='' AND branch=CONNECTION_ID\(\)", _pass_on),
         (r"INSERT INTO \S*nodoubt_branch VALUES \('(.*)',(\d+)\)", _evidence),
         (
             r"INSERT INTO \S*nodoubt_decision \(gid, .* VALUES \('(.*)','committed','(.*)',([01]),IFNULL\(.*\)\)",

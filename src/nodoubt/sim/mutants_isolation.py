@@ -11,6 +11,7 @@ from nodoubt.engine.engine import Engine
 from nodoubt.engine.instant import Instant, Step
 from nodoubt.nodes import postgresql, postgresql_locks
 from nodoubt.nodes.contract import ATOMIC, Gate, Glance, Isolation, Key, Node
+from nodoubt.nodes.mariadb import MariaDB
 from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.sql_branch import SqlBranch
@@ -74,10 +75,10 @@ async def _never_busy(self: SqlBranch) -> Glance:
     return Glance.UNMOVED if glance is Glance.BUSY else glance
 
 
-def _text(name: str, change: Callable[[str], str]) -> Any:
-    """PostgreSQL is told something else."""
-    said = getattr(PostgreSQL, name)
-    return swapped(PostgreSQL, name, lambda self, *args, **options: change(said(self, *args, **options)))
+def _text(name: str, change: Callable[[str], str], dialect: type = PostgreSQL) -> Any:
+    """A server is told something else."""
+    said = getattr(dialect, name)
+    return swapped(dialect, name, lambda self, *args, **options: change(said(self, *args, **options)))
 
 
 @contextmanager
@@ -144,6 +145,10 @@ ISOLATION: Mapping[str, Mutant] = {
     "busy-ignored": Mutant(
         mistake="snapshots are opened without gates although somebody is at work",
         switch=lambda: swapped(SqlBranch, "glance", _never_busy),
+    ),
+    "read-unforced": Mutant(
+        mistake="a serializable reader is told that it is through before what it read is on MariaDB's disk",
+        switch=lambda: _text("release", lambda text: text.partition(";SET TRANSACTION")[0], MariaDB),
     ),
     "last-committer-wins": Mutant(
         mistake="PostgreSQL is at READ COMMITTED in a snapshot",

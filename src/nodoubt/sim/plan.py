@@ -55,6 +55,8 @@ VIEWS = (0.2, 0.5)
 STILL = 0.3
 FAR = "p0"
 FARNESS = (1.0, 10.0, 100.0)
+#: How often MariaDB nodes forget there what somebody has read and was not forced.
+FORGETFUL = 0.5
 #: Kinds of nodes, as often as they are drawn.
 NODES = (*["postgresql"] * 4, *["mariadb"] * 4, *["sqlite"] * 3)
 
@@ -78,6 +80,8 @@ class Plan:
     isolation: Isolation = Isolation.ATOMIC
     #: How likely a client opens a view of several nodes instead of a transaction.
     views: float = 0.0
+    #: MariaDB nodes are slow to force, and die when somebody has read what is not forced.
+    forgetful: bool = False
     #: How many times as long a packet of the process FAR takes.
     farness: float = 1.0
     #: How much faster than evenly over the time a client makes its transactions, as often as it is drawn.
@@ -109,14 +113,18 @@ def draw(seed: int) -> Plan:
     """What a seed means."""
     random = Random(f"{seed}/plan")
     count = random.choice((2, 2, 3))
-    nodes = {f"{kind[0]}{number}": kind for number, kind in enumerate(random.choices(NODES, k=count))}
+    kinds = random.choices(NODES, k=count)
     # Each seed leaves some kinds out, and some seeds most of them: rare orders of events need quiet elsewhere.
     share = random.choice((0.08, 0.2, 0.4))
     rates: dict[str, float] = {}
-    is_crowded, still = random.random() < CROWDED, Random(f"{seed}/still")
-    is_still = is_crowded and still.random() < STILL
+    is_crowded, special = random.random() < CROWDED, Random(f"{seed}/special")
+    is_still = is_crowded and special.random() < STILL
+    is_forgetful = is_crowded and not is_still and special.random() < FORGETFUL
     if is_still:
-        nodes = {f"p{number}": "postgresql" for number in range(count)}
+        kinds = ["postgresql"] * count
+    elif is_forgetful:
+        kinds[0] = "mariadb"
+    nodes = {f"{kind[0]}{number}": kind for number, kind in enumerate(kinds)}
     for kind in KINDS:
         is_likelier = LIKELIER.get(kind) in nodes.values() or (is_crowded and kind in HOLD_OFF)
         if random.random() >= share * (2 if is_likelier else 1):
@@ -130,6 +138,8 @@ def draw(seed: int) -> Plan:
     if "seen decision lost" in rates and random.random() < 0.5:
         rates.setdefault("operator finishes a branch", 1)
     isolation, views = (random.choice(LEVELS), random.choice(VIEWS)) if is_crowded else (Isolation.ATOMIC, 0.0)
+    if is_forgetful and special.random() < 0.5:
+        isolation = Isolation.SERIALIZABLE
     return Plan(
         seed=seed,
         nodes=nodes,
@@ -142,7 +152,8 @@ def draw(seed: int) -> Plan:
         rates=rates,
         isolation=isolation,
         views=views,
-        farness=still.choice(FARNESS) if is_still else 1.0,
+        forgetful=is_forgetful,
+        farness=special.choice(FARNESS) if is_still else 1.0,
         paces=(10, 40) if is_crowded else (1, 10, 10),
         heals=seed % UNLIMITED != 0,
     )

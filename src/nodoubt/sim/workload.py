@@ -257,6 +257,8 @@ class Client:
         """What a block is going to do."""
         random, nodes = self._random, self._plan.nodes
         names = random.sample(list(nodes), random.choice((1, 2, len(nodes), len(nodes))))
+        if self._plan.forgetful and random.random() < 0.5:
+            return [Step(node=name, look=random.choice(LISTS)) for name in names]
         amounts = [random.randint(1, 9) for _ in names[1:]]
         job = [
             Step(
