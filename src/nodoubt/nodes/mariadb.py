@@ -217,9 +217,7 @@ class MariaDB:
         here = [branch for branch in found if branch is not None and self._is_here(branch)]
         ours = [branch for branch in here if branch.domain == domain]
         foreign = found.count(None) + len(here) - len(ours)
-        if not ours:
-            return Listing(ours=(), foreign=foreign)
-        ((now_s,),) = await session.query(self.clock)
+        ((now_s,),) = await session.query(self.clock) if ours else [(0,)]
         # No server keeps the time of preparation.
         aged = [(branch, max(0.0, float(now_s) - gid_unix_ms(branch.gid) / 1000)) for branch in ours]
         return Listing(ours=tuple(PreparedBranch(id=branch, age_s=age_s) for branch, age_s in aged), foreign=foreign)

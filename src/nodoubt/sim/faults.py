@@ -322,9 +322,7 @@ class Faults:
 
     def _read_unforced(self, home: Server, owner: str, gid: str, reader: str, asked: str, at_once: bool) -> None:
         world, store = self._world, home.store
-        if self._healed or not store.tables["decision"].get(gid):
-            return
-        if not any(("decision", gid) in record.writes for record in store.log[store.forced :]):
+        if self._healed or not store.tables["decision"].get(gid) or not store.is_unforced(("decision", gid)):
             return
         if reader == owner or asked != home.name:
             self._await("unfinished", partial(self._read_unforced, home, owner, gid))
@@ -335,15 +333,14 @@ class Faults:
         world.schedule.after(0.1 + world.plan.latency_s * 3, self._lose, home, world.processes[reader], gid)
 
     def _row_was_seen(self, home: MariaDBServer, key: str) -> None:
-        world, store = self._world, home.store
-        if self._healed or not any(("list", key) in record.writes for record in store.log[store.forced :]):
+        if self._healed or not home.store.is_unforced(("list", key)):
             return
-        home.looked = None
+        home.looked, world = None, self._world
         # The reader has time to come to its end.
         world.schedule.after(0.05 + world.plan.latency_s * self._random.choice((5, 20, 80)), self._lose_row, home, key)
 
     def _lose_row(self, home: MariaDBServer, key: str) -> None:
-        if not self._healed and any(("list", key) in record.writes for record in home.store.log[home.store.forced :]):
+        if not self._healed and home.store.is_unforced(("list", key)):
             self._world.observer.hit("met", "mariadb: seen row lost")
             self._lose_log(home)
 

@@ -134,6 +134,10 @@ class Store(Locks):
         self.log.append(record)
         return len(self.log)
 
+    def is_unforced(self, place: Place) -> bool:
+        """Whether somebody committed a row there, or prepared to, that is not on the disk yet."""
+        return any(place in record.writes for record in self.log[self.forced :])
+
     def force(self, length: int) -> None:
         """The log is on the disk up to there."""
         self.forced = max(self.forced, length)
