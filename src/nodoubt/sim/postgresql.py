@@ -209,7 +209,6 @@ class PostgreSQLServer(PostgreSQLTransactions):
         (r"SELECT pg_terminate_backend\(.* pid = (\d+) AND .* = '(.*)'", _terminate),
         (r"SELECT 1 FROM pg_stat_activity WHERE pid = (\d+) AND .* = '(.*)'", _is_alive),
         (r"SELECT name, domain, id, schema_version FROM nodoubt.node", _identity),
-        (r"SELECT to_regclass\('nodoubt.node'\) IS NOT NULL", lambda *_: ("", [(True,)])),
         (r"SELECT current_setting\(.* FROM pg_roles .*", _server),
         (r"SELECT items FROM list WHERE id = \$1", _look),
         (r"INSERT INTO nodoubt.decision \(gid, decision\) VALUES (.*) ON CONFLICT DO NOTHING RETURNING gid", _probe),
