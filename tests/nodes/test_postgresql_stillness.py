@@ -6,17 +6,16 @@ Others may be at work on the same server at any moment, its own autovacuum too: 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
 from nodoubt.nodes.postgresql_stillness import PREPARE_STILLNESS, stillness
-from tests.conftest import DatabaseFactory
-from tests.nodes.test_postgresql_facts import prepared, send
+from tests.nodes.test_postgresql_facts import send
+from tests.nodes.test_postgresql_isolation_facts import Connect, connect
 
-Connect = Callable[[], psycopg.Connection[Any]]
+__all__ = ["connect"]
 
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 TOLD = stillness("SELECT 1")
@@ -26,22 +25,15 @@ PATIENCE_S = 30.0
 
 
 @pytest.fixture
-def connect(database: DatabaseFactory) -> Iterator[Connect]:
-    url = database("postgresql")
-    opened: list[psycopg.Connection[Any]] = []
+def ready(connect: Connect) -> Connect:
+    """Opens a session that can glance."""
 
-    def connect() -> psycopg.Connection[Any]:
-        opened.append(psycopg.connect(url, autocommit=True))
-        send(opened[-1], PREPARE_STILLNESS)
-        return opened[-1]
+    def opened() -> psycopg.Connection[Any]:
+        session = connect()
+        send(session, PREPARE_STILLNESS)
+        return session
 
-    send(connect(), "CREATE TABLE t (k int PRIMARY KEY)")
-    yield connect
-    for session in opened:
-        session.close()
-    with psycopg.connect(url, autocommit=True) as cleaner:
-        if prepared(cleaner):
-            send(cleaner, "ROLLBACK PREPARED 'g'")
+    return opened
 
 
 def until(session: psycopg.Connection[Any], *expected: str) -> str:
@@ -53,8 +45,8 @@ def until(session: psycopg.Connection[Any], *expected: str) -> str:
     return said
 
 
-def test_who_has_written_or_prepared_is_at_work(connect: Connect) -> None:
-    reader, writer = connect(), connect()
+def test_who_has_written_or_prepared_is_at_work(ready: Connect) -> None:
+    reader, writer = ready(), ready()
     until(reader, QUIET, UNMOVED)
     send(reader, "COMMIT")
     for text in ("BEGIN;INSERT INTO t VALUES (1)", "PREPARE TRANSACTION 'g'"):
@@ -69,9 +61,9 @@ def test_who_has_written_or_prepared_is_at_work(connect: Connect) -> None:
 @pytest.mark.parametrize(
     "text", ["INSERT INTO t VALUES (1)", "BEGIN;INSERT INTO t VALUES (1)", "SELECT pg_current_xact_id()"]
 )
-def test_who_comes_between_the_snapshot_and_the_note_is_seen(connect: Connect, text: str) -> None:
+def test_who_comes_between_the_snapshot_and_the_note_is_seen(ready: Connect, text: str) -> None:
     """The snapshot does not show him, and the log may end behind him already: it is the next transaction id that tells."""
-    reader, writer = connect(), connect()
+    reader, writer = ready(), ready()
     until(reader, QUIET, UNMOVED)
     send(reader, "COMMIT")
     send(reader, f"{BEGIN};SELECT 1")
@@ -87,8 +79,8 @@ def test_who_comes_between_the_snapshot_and_the_note_is_seen(connect: Connect, t
         "BEGIN;INSERT INTO t VALUES (1);PREPARE TRANSACTION 'g'",
     ],
 )
-def test_who_prepares_or_commits_moves_the_end_of_the_log(connect: Connect, text: str) -> None:
-    reader, writer = connect(), connect()
+def test_who_prepares_or_commits_moves_the_end_of_the_log(ready: Connect, text: str) -> None:
+    reader, writer = ready(), ready()
     until(reader, QUIET, UNMOVED)
     send(writer, text)
     assert send(reader, TOLD.still) != STILL
@@ -96,16 +88,16 @@ def test_who_prepares_or_commits_moves_the_end_of_the_log(connect: Connect, text
     assert send(reader, GLANCE) != UNMOVED
 
 
-def test_a_commit_that_nobody_sees_yet_is_at_work(connect: Connect) -> None:
+def test_a_commit_that_nobody_sees_yet_is_at_work(ready: Connect) -> None:
     """Without a forced write it is in the log and visible at once: the log moved before it was visible, so a note tells."""
-    reader, writer = connect(), connect()
+    reader, writer = ready(), ready()
     until(reader, QUIET, UNMOVED)
     send(writer, "SET synchronous_commit = off;INSERT INTO t VALUES (1)")
     assert send(reader, TOLD.still) != STILL
 
 
-def test_a_note_outlasts_the_commit_and_not_the_rollback(connect: Connect) -> None:
-    reader, writer = connect(), connect()
+def test_a_note_outlasts_the_commit_and_not_the_rollback(ready: Connect) -> None:
+    reader, writer = ready(), ready()
     until(reader, UNMOVED)
     send(reader, "COMMIT")
     until(reader, UNMOVED)
@@ -116,8 +108,8 @@ def test_a_note_outlasts_the_commit_and_not_the_rollback(connect: Connect) -> No
     assert send(reader, GLANCE) != UNMOVED, "the note is older than what was committed"
 
 
-def test_another_snapshot_is_taken_in_the_same_mode(connect: Connect) -> None:
-    reader, writer = connect(), connect()
+def test_another_snapshot_is_taken_in_the_same_mode(ready: Connect) -> None:
+    reader, writer = ready(), ready()
     send(reader, GLANCE)
     send(writer, "INSERT INTO t VALUES (1)")
     send(reader, TOLD.look_again)
