@@ -7,6 +7,7 @@ wait no longer than the server lets the holder idle.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -61,6 +62,9 @@ async def test_an_opener_is_refused_and_the_others_go_on(
             AsyncTransactionManager.open(seen, domain=DOMAIN, settle=False) as opener,
             AsyncTransactionManager.open(dict(nodes), domain=DOMAIN, settle=False) as others,
         ):
+            # However still the nodes stand.
+            for node in opener.nodes.values():
+                node.capabilities = replace(node.capabilities, tells_stillness=False)
             opening = asyncio.create_task(look(opener))
             await asyncio.to_thread(proxy.wait)
             await write(others, 1)

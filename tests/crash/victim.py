@@ -33,7 +33,8 @@ class Fuse:
         self.point = point
         self.action = action
         self.pipe = pipe
-        self.armed = False
+        #: The order whose packet is to leave without its answer being read.
+        self.armed = ""
         self.seen: collections.Counter[str] = collections.Counter()
 
     def watch(self, moment: str, gid: str, message: object) -> None:
@@ -48,7 +49,7 @@ class Fuse:
             self.strike()
         # An order that is about to be carried out may be the one whose answer must not be read.
         if name.startswith("order ") and f"sent {name.removeprefix('order ')} {self.seen[name]}" == self.point:
-            self.armed = True
+            self.armed = name.removeprefix("order ")
 
     def strike(self) -> None:
         """Do to ourselves what the test wants at this point."""
@@ -78,21 +79,22 @@ class Fuse:
 
     def cut_replies(self, session: type[Any]) -> None:
         """Make the driver strike when the packet of an armed order has left."""
-        command = session.command
+        session.command = self._sent(session.command, lambda sql: self.armed not in ("", "Probe"))
+        # A probe asks for rows, perhaps on a session that has to be set up first.
+        session.query = self._sent(session.query, lambda sql: self.armed == "Probe" and "decision" in sql)
 
-        @functools.wraps(command)
-        async def send_only(this: Any, sql: str) -> str:
-            if not self.armed:
-                result: str = await command(this, sql)
-                return result
-            self.armed = False
-            sending = asyncio.ensure_future(command(this, sql))
+    def _sent(self, call: Callable[..., Awaitable[Any]], is_it: Callable[[str], bool]) -> Callable[..., Awaitable[Any]]:
+        @functools.wraps(call)
+        async def send_only(this: Any, sql: str) -> Any:
+            if not is_it(sql):
+                return await call(this, sql)
+            self.armed = ""
+            sending = asyncio.ensure_future(call(this, sql))
             await asyncio.wait({sending}, timeout=0)
             self.strike()
-            answer: str = await sending
-            return answer
+            return await sending
 
-        session.command = send_only
+        return send_only
 
 
 async def attempt(
