@@ -4,6 +4,7 @@
 ``python sqlite_child.py settle FOLDER POINT`` settles what another one left, and dies at POINT.
 ``python sqlite_child.py move FOLDER COUNT`` moves COUNT times back and forth, with retries, and prints how often it did.
 ``python sqlite_child.py hammer FOLDER NAME`` writes on one node, again and again, until its standard input ends.
+``python sqlite_child.py vanish FOLDER NAME`` doubles what is there, and dies in COMMIT when all is written and nobody sees it.
 ``python sqlite_child.py gate FOLDER NAME`` closes the gate of one node and says so, until its standard input ends.
 """
 
@@ -17,12 +18,15 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import apsw
+
 from nodoubt import Aborted, AsyncTransactionManager, NodeUnavailable
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.journal.files import Files, Journal
 from nodoubt.nodes import sqlite_tables
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.sqlite import SQLiteNode
+from nodoubt.nodes.sqlite_wal import HEADER_BYTES
 
 #: Time-outs that let a test see a lock that stays taken soon enough, and a busy machine do its work.
 TIMES = {"acquire_timeout_s": 20.0, "lock_timeout_s": 1.0}
@@ -112,6 +116,30 @@ async def hammer(folder: Path, name: str) -> None:
             first = False
 
 
+class DyingFile(apsw.VFSFile):
+    def xSync(self, flags: int) -> None:  # noqa: N802
+        super().xSync(flags)
+        # The header of a new file is forced by itself.
+        if self.xFileSize() > HEADER_BYTES:
+            die()
+
+
+class DyingVFS(apsw.VFS):
+    """Whoever works through it dies when a WAL file is on the disk."""
+
+    def __init__(self) -> None:
+        super().__init__("dying", "")
+
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+        return (DyingFile if flags[0] & apsw.SQLITE_OPEN_WAL else apsw.VFSFile)("", name, flags)
+
+
+async def vanish(folder: Path, name: str) -> None:
+    _ = DyingVFS()
+    raw = apsw.Connection(str(folder / f"{name}.db"), vfs="dying")
+    raw.execute("PRAGMA synchronous = FULL; UPDATE account SET amount = amount * 2")
+
+
 async def gate(folder: Path, name: str) -> None:
     node = SQLiteNode(name, "lab", NodeSettings(url=f"sqlite:///{folder / name}.db"), AsyncWorld())
     await node.open()
@@ -122,5 +150,5 @@ async def gate(folder: Path, name: str) -> None:
 
 if __name__ == "__main__":
     task, where, argument = sys.argv[1:]
-    tasks = {"crash": crash, "settle": settle, "move": move, "hammer": hammer, "gate": gate}
+    tasks = {"crash": crash, "settle": settle, "move": move, "hammer": hammer, "vanish": vanish, "gate": gate}
     asyncio.run(tasks[task](Path(where), argument))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import apsw
 import pytest
@@ -16,6 +17,7 @@ from nodoubt import AsyncTransactionManager, NodeUnavailable
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.registry import make_node
+from nodoubt.nodes.sqlite import SQLiteNode
 from nodoubt.protocol.ids import new_gid
 from nodoubt.protocol.verdicts import HomeSays
 from tests.nodes.sqlite_child import nodes
@@ -57,8 +59,8 @@ def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
-def crash(folder: Path, point: str) -> None:
-    child = start("crash", folder, point)
+def crash(folder: Path, point: str, *, task: str = "crash") -> None:
+    child = start(task, folder, point)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == -signal.SIGKILL, errors
 
@@ -101,6 +103,38 @@ async def test_killed_and_settled_by_another_process(folder: Path, point: str, e
     assert rows(folder, "right", "SELECT count(*), max(id) FROM log") == [(changes, changes)], "a trigger runs once"
     assert not (folder / "right.db-nodoubt").exists()
     assert not (folder / "right.db-nodoubt-new").exists()
+
+
+def found_when_all_are_dead(folder: Path, name: str) -> list[Any]:
+    """What is read where nobody has the index of the WAL file any more."""
+    there = folder / "there"
+    there.mkdir()
+    for file in (f"{name}.db", f"{name}.db-wal"):
+        shutil.copy(folder / file, there)
+    return rows(there, name, "SELECT amount FROM account")
+
+
+async def test_a_commit_that_nobody_saw_comes_back_when_all_are_dead(folder: Path) -> None:
+    async with AsyncTransactionManager.open(nodes(folder), domain="lab", settle=False):
+        crash(folder, "left", task="vanish")
+        assert amounts(folder) == (100, 100)
+        assert found_when_all_are_dead(folder, "left") == [(200,)]
+
+
+async def test_a_branch_overwrites_a_commit_that_nobody_saw(folder: Path) -> None:
+    """Else it would be done again from its journal on rows that it never saw, or could not be done at all."""
+    async with AsyncTransactionManager.open(nodes(folder), domain="lab", settle=False) as tm:
+        crash(folder, "left", task="vanish")
+        sessions = cast(SQLiteNode, tm.nodes["left"]).sessions
+        assert sessions.has_unseen()
+        async with tm.transaction() as tx:
+            (await tx.on("right")).execute("UPDATE account SET amount = amount + 10")
+            left = await tx.on("left")
+            assert left.execute("SELECT amount FROM account").fetchall() == [(100,)]
+            assert not sessions.has_unseen()
+            assert found_when_all_are_dead(folder, "left") == [(100,)]
+            left.execute("UPDATE account SET amount = amount - 10")
+    assert amounts(folder) == (90, 110)
 
 
 async def test_killed_and_settled_because_somebody_waits(folder: Path) -> None:

@@ -224,6 +224,13 @@ class Session:
         """How many rows the last statement changed."""
         return int(self._raw.changes())
 
+    def frames(self) -> int:
+        """How many frames of the WAL file there are for all to see. Not in a transaction."""
+        # A connection that never looked knows of no WAL file.
+        self.command("SELECT count(*) FROM main.sqlite_schema")
+        with _explained():
+            return self._raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
+
     # A user's work
 
     def bind(self, guard: SQLiteGuard, *, changes: bool) -> SQLiteConnection:

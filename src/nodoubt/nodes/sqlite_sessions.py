@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 
 from nodoubt.errors import NodeUnavailable
 from nodoubt.journal.record import JournalDamaged
+from nodoubt.nodes import sqlite_tables as tables
 from nodoubt.nodes.apsw_driver import Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.sqlite_line import Line
+from nodoubt.nodes.sqlite_wal import has_unseen
 from nodoubt.nodes.world import World
 
 T = TypeVar("T")
@@ -171,11 +173,28 @@ class Sessions:
     async def _stand_in_line(self, session: Session, until: float) -> bool:
         """Wait for the write lock behind the branches of other processes; whether it was to be had in time."""
         with self.line() as line:
-            while not (line.may_try() and try_lock(session)):
+            while not (line.may_try() and try_lock(session) and not self._overwrites_unseen(session)):
                 if self._world.now() >= until:
                     return False
                 await self._world.sleep(LOCK_LOOK_S)
         return True
+
+    def _overwrites_unseen(self, session: Session) -> bool:
+        """Overwrite a commit that nobody sees, which takes a commit, and so the lock; whether there was one.
+
+        Whoever works on the state without it must not find it there when his work is done again from the journal.
+        """
+        if not self.has_unseen():
+            return False
+        # A row that is changed to what it was would not be written.
+        tables.leave_evidence(session, "", 0)
+        tables.delete_evidence(session, [""])
+        session.command("COMMIT")
+        return True
+
+    def has_unseen(self) -> bool:
+        """Whether a commit that nobody sees may come back. To be asked under the write lock."""
+        return has_unseen(self._path.with_name(f"{self._path.name}-wal"), self.use(lambda session: session.frames()))
 
     def line(self) -> Line:
         """A place in the line of the branches that wait."""

@@ -46,10 +46,6 @@ def contradictions(world: Simulation) -> Iterator[str]:
     isolation, views = world.plan.isolation, world.chronicle.views
     done = [*_attempts(world), *_last(world)]
     seen = [Part(Ending.OK, view.ops, view.began, view.ended) for view in views]
-    if any(file.overtaken for file in world.files):
-        # Known, and not prevented: both were decided, and neither saw the other.
-        yield from _against([*done, *seen], Level.READ_COMMITTED, "all nodes")
-        return
     yield from _against([*done, *seen], PROMISED[isolation], "all nodes")
     if isolation is Isolation.SERIALIZABLE and seen:
         yield from _against(done, Level.STRICT_SERIALIZABLE, "the transactions")

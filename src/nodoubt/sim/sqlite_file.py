@@ -42,8 +42,6 @@ class SQLiteDatabase:
         self.sessions: list[SimulatedSQLite] = []
         #: A commit that is in the WAL file, and that nobody sees.
         self.ghost: Record | None = None
-        #: An unseen commit came back under a branch that was prepared without it, on what there was before.
-        self.overtaken = False
         self.completing: Callable[[str], None] = lambda gid: None
 
     def clock_s(self) -> float:
@@ -88,5 +86,4 @@ class SQLiteDatabase:
 
     def _haunted(self) -> None:
         self.observer.hit("met", "sqlite: an unseen commit came back")
-        self.overtaken = self.overtaken or bool(self.in_doubt())
         self.observer.say(self.name, "finds a commit that nobody saw")
