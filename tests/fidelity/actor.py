@@ -163,6 +163,7 @@ class Actor:
     async def _open(self, *, short: bool) -> None:
         settings = NodeSettings(url="", session_limit_s=SHORT_LIMIT_S if short else 600.0, lock_timeout_s=PATIENT_S)
         session = await self._connect(settings)
+        await self._dialect.learn(session)
         await self._dialect.set_up(session, settings)
         self._names.known[session.token] = f"token-{self.name}"
         self.handle = session
@@ -262,6 +263,13 @@ class Actor:
         await self._recorder().command(self._dialect.finish(self._branch(number), commit=end == "commit"))
         self._is_open = False
 
+    async def _held(self, number: str) -> None:
+        await self._recorder().command(self._dialect.hidden(self._names.gid(number), 1))
+
+    async def _reveal(self, number: str) -> None:
+        await self._recorder().command(self._dialect.reveal(self._branch(number)))
+        self._is_open = True
+
     async def _undo(self, number: str) -> None:
         is_clean = await self._dialect.undo(self._recorder(), self._branch(number))
         self._is_open = False
@@ -343,6 +351,8 @@ class Actor:
         "release": _release,
         "decide": _decide,
         "finish": _finish,
+        "held": _held,
+        "reveal": _reveal,
         "undo": _undo,
         "raw": _raw,
         "close-gate": _close_gate,

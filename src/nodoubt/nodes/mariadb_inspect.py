@@ -35,6 +35,7 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
     ((version,),) = await session.query("SELECT VERSION()")
     if (why := too_old(version)) is not None:
         return [Finding(check="version", level="error", text=why, fix="upgrade the server")]
+    await dialect.learn(session)
     return [
         Finding(check="version", level="ok", text=version),
         await durable(session),

@@ -181,6 +181,9 @@ class MemoryDialect:
     prepared_tag = "PREPARE"
     decided_tag = "COMMIT"
 
+    async def learn(self, session: Session) -> None:
+        """There is one memory."""
+
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         """A session in memory needs nothing."""
 
@@ -228,6 +231,12 @@ class MemoryDialect:
 
     def finish(self, branch: BranchId, *, commit: bool) -> str:
         return f"finish {branch.text()} {'committed' if commit else 'aborted'}"
+
+    def hidden(self, gid: str, branch: int) -> str:
+        return ""
+
+    def reveal(self, branch: BranchId) -> str:
+        raise NotImplementedError
 
     def is_conflict(self, failure: StatementFailed) -> bool:
         return failure.code == DUPLICATE

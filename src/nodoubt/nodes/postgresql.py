@@ -102,6 +102,9 @@ class PostgreSQL:
     #: decisions: its autovacuum would hold off who closes the gate, and be cancelled by him.
     pass_gate = "LOCK TABLE nodoubt.node IN ROW EXCLUSIVE MODE;"
 
+    async def learn(self, session: Session) -> None:
+        """All versions understand the same texts."""
+
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         limit_ms = int(settings.session_limit_s * 1000)
         await session.command(
@@ -169,6 +172,12 @@ class PostgreSQL:
 
     def finish(self, branch: BranchId, *, commit: bool) -> str:
         return f"{'COMMIT' if commit else 'ROLLBACK'} PREPARED '{branch.text()}'"
+
+    def hidden(self, gid: str, branch: int) -> str:
+        return ""
+
+    def reveal(self, branch: BranchId) -> str:
+        raise NotImplementedError
 
     def is_conflict(self, failure: StatementFailed) -> bool:
         return failure.code == UNIQUE_VIOLATION and failure.constraint == "nodoubt.decision_pkey"

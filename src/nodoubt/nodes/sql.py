@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
@@ -28,8 +28,8 @@ logger = logging.getLogger("nodoubt")
 
 #: No step of recovery takes longer, or its session is cut off and the step is tried again in a later round.
 SERVICE_S_MAX = 30.0
-#: How often a branch is finished again within one call after the session that it was attached to was ended.
-FINISHES_MAX = 3
+#: How often a branch is finished again within one call, after its session was ended or the branch was revealed.
+FINISHES_MAX = 5
 
 
 class SqlNode:
@@ -47,22 +47,31 @@ class SqlNode:
         self._driver = driver
         self._world = world
         self._settings = settings
-        self.pool = self._pool(settings.pool_size)
-        self._service = self._pool(settings.settle_connections)
+        self.pool = self._pool(self._branch_session, settings.pool_size)
+        self._service = self._pool(self._session, settings.settle_connections)
         #: Who holds gates of other nodes waits no longer than these stay closed without him.
-        self._gates = self._pool(GATES_MAX, GATE_S_MAX)
+        self._gates = self._pool(self._session, GATES_MAX, GATE_S_MAX)
         self._findings: Sequence[Finding] = ()
 
-    def _pool(self, size: int, acquire_s_max: float = math.inf) -> Pool[Session]:
+    def _pool(self, connect: Callable[[], Any], size: int, acquire_s_max: float = math.inf) -> Pool[Session]:
         acquire_timeout_s = min(self._settings.acquire_timeout_s, acquire_s_max)
-        return Pool(self.name, self._world, self._connect, size=size, acquire_timeout_s=acquire_timeout_s)
+        return Pool(self.name, self._world, connect, size=size, acquire_timeout_s=acquire_timeout_s)
 
-    async def _connect(self) -> Session:
+    async def _session(self) -> Session:
         session = await self._driver.connect(self._settings)
+        await self._ready(session, self.dialect.learn(session))
+        return session
+
+    async def _branch_session(self) -> Session:
+        session = await self._session()
         session.token = token(self._world.random(5))
+        await self._ready(session, self.dialect.set_up(session, self._settings))
+        return session
+
+    async def _ready(self, session: Session, step: Awaitable[None]) -> None:
         alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
         try:
-            await self.dialect.set_up(session, self._settings)
+            await step
         except (ConnectionLost, StatementFailed) as error:
             session.abandon()
             raise NodeUnavailable(f"node {self.name!r} refused a new session: {error}") from error
@@ -71,7 +80,6 @@ class SqlNode:
             raise
         finally:
             alarm.cancel()
-        return session
 
     async def open(self) -> None:
         session = await self._driver.connect(self._settings)
@@ -212,8 +220,23 @@ class SqlNode:
 
     async def applied(self, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         found: set[tuple[str, int]] = await self._serve(
-            "show evidence", lambda session: self.dialect.applied(session, branches)
+            "show evidence", lambda session: self._applied(session, branches)
         )
+        return found
+
+    async def _applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+        found = await self.dialect.applied(session, branches)
+        missing = [key for key in branches if key not in found and self.dialect.hidden(*key)]
+        if missing:
+            listing = await self.dialect.prepared(session, self.domain)
+            listed = {(prepared.id.gid, prepared.id.branch) for prepared in listing.ours}
+            for gid, branch in missing:
+                if (gid, branch) not in listed and await self._is_held(session, gid, branch):
+                    raise NodeUnavailable(
+                        f"node {self.name!r} holds branch {branch} of {gid} and does not list it",
+                        retryable=False,
+                        hint="restart the database server: it lists the branch again then, and it can be settled",
+                    )
         return found
 
     async def finish(self, branch: BranchId, *, commit: bool, owner: str = "") -> Ended:
@@ -238,22 +261,48 @@ class SqlNode:
         if owner and not await self.dialect.end_owner(session, branch, owner):
             return Ended.OWED
         for _ in range(FINISHES_MAX):
+            done = True
             try:
                 await session.command(self.dialect.finish(branch, commit=commit))
-                return Ended.DONE
             except StatementFailed as failure:
                 if not self.dialect.is_missing(failure):
                     logger.warning("node %r does not finish %s: %s", self.name, branch.text(), failure)
                     return Ended.OWED
-            # "Not found" counts only when the list, read afterwards, does not show the branch (recovery rule 3).
-            listing = await self.dialect.prepared(session, self.domain)
-            if all(found.id.text() != branch.text() for found in listing.ours):
-                key = (branch.gid, branch.branch)
-                return Ended.APPLIED if key in await self.dialect.applied(session, [key]) else Ended.ABSENT
-            # Listed: attached to its session. Where branches never are, a later round will do.
-            if self.capabilities.detached or not await self.dialect.end_owner(session, branch, ""):
-                return Ended.OWED
+                # "Not found" counts only when the list, read afterwards, does not show the branch (recovery rule 3).
+                done, listing = False, await self.dialect.prepared(session, self.domain)
+                if any(found.id.text() == branch.text() for found in listing.ours):
+                    # Attached to its session. Where branches never are, a later round will do.
+                    if self.capabilities.detached or not await self.dialect.end_owner(session, branch, ""):
+                        return Ended.OWED
+                    continue
+            key = (branch.gid, branch.branch)
+            if await self._is_held(session, *key):
+                await self._reveal(branch)
+                continue
+            if done:
+                return Ended.DONE
+            return Ended.APPLIED if key in await self.dialect.applied(session, [key]) else Ended.ABSENT
         return Ended.OWED
+
+    async def _is_held(self, session: Session, gid: str, branch: int) -> bool:
+        """Whether the server says of a branch that it is finished, or does not list it, and holds it all the same."""
+        if text := self.dialect.hidden(gid, branch):
+            try:
+                await session.command(text)
+            except StatementFailed as failure:
+                if not self.dialect.is_locked(failure):
+                    raise
+                return True
+        return False
+
+    async def _reveal(self, branch: BranchId) -> None:
+        """Have it listed again, as the branch of a session that ends at once."""
+        logger.warning("node %r lost sight of %s, which is prepared still", self.name, branch.text())
+        session = await self._session()
+        try:
+            await self.within(self._settings.connect_timeout_s, session, self.dialect.reveal(branch))
+        finally:
+            session.abandon()
 
     async def probe(self, gids: Sequence[str]) -> Mapping[str, HomeSays]:
         try:

@@ -102,6 +102,18 @@ class MariaDBServer(MariaDBBranches):
         wanted = set(quoted(gids))
         return "", [key for key in self._rows(b, BRANCH) if key[0] in wanted]
 
+    def _held(self, b: Backend, gid: str, branch: str) -> Answer:
+        key = (gid, int(branch))
+        if self.store.is_locked(b.txn, BRANCH, key):
+            raise SqlError("1205", "Lock wait timeout exceeded")
+        rows = [(1,)] if key in self._rows(b, BRANCH) else []
+        return str(len(rows)), rows
+
+    def _write_nothing(self, b: Backend) -> Steps:
+        yield from self._identity(b)
+        b.settings["wrote"] = True
+        return OK
+
     def _drop_evidence(self, b: Backend, gids: str) -> Steps:
         wanted = set(quoted(gids))
         keys = [key for key in self.store.keys(BRANCH) if key[0] in wanted]
@@ -250,7 +262,7 @@ class MariaDBServer(MariaDBBranches):
 
     def _recover(self, b: Backend) -> Answer:
         rows = []
-        for xid in self.store.prepared:
+        for xid in self.listed():
             gtrid, bqual, form = xid.split(",")
             first, second = gtrid.strip("'"), bqual.strip("'")
             rows.append((int(form), len(first), len(second), (first + second).encode()))
@@ -313,8 +325,11 @@ class MariaDBServer(MariaDBBranches):
         (r"SELECT gid, decision, .* WHERE gid IN \((.*)\)", _decisions),
         (r"SELECT gid, decision, .* WHERE complete = 0 .* LIMIT (\d+)", _unfinished),
         (r"SELECT gid, branch FROM \S*nodoubt_branch WHERE gid IN \((.*)\)", _applied),
+        (r"SELECT 1 FROM \S*nodoubt_branch WHERE gid='(.*)' AND branch=(\d+) FOR UPDATE NOWAIT", _held),
+        (r"INSERT IGNORE INTO \S*nodoubt_node SELECT \* FROM \S*nodoubt_node", _write_nothing),
         (r"SELECT gid FROM \S*nodoubt_branch WHERE gid < '(.*)' ORDER BY gid DESC LIMIT (\d+)", _old_evidence),
         (r"SELECT GET_LOCK\('(.*)', 0\)", _get_lock),
+        (r"DO GET_LOCK\('(.*)', 0\)", _get_lock),
         (r"SELECT GET_LOCK\('(nodoubt:gate:.*)',(.*)\)", _get_gate),
         (r"LOCK TABLES \S*nodoubt_node WRITE", _lock_tables),
         (r"UNLOCK TABLES", _unlock_tables),

@@ -1,7 +1,8 @@
 """The transactions of a MariaDB-like server: plain ones, and the branches of XA with the states that the manual gives them.
 
 A prepared branch stays attached to its session: others get 1397 although XA RECOVER lists it, until that session is gone, which
-takes a moment. A deadlock leaves a branch that can only be rolled back. A commit is seen before it is forced.
+takes a moment; who finishes it just then is told that it was done, and the branch is hidden. A deadlock leaves a branch that can
+only be rolled back. A commit is seen before it is forced.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from nodoubt.sim.store import Prepared, Record, SqlError
 
 #: No row was changed.
 OK: Answer = ("0", ())
+#: For longer no branch stays hidden: somebody sees it, and restarts the server.
+HIDDEN_S_MAX = 60.0
 #: ``innodb_lock_wait_timeout`` of a new session.
 LOCK_WAIT_S = 50.0
 #: The lock of the table of one row, which every decision reads.
@@ -43,6 +46,8 @@ class MariaDBBranches(Server):
     """See the module. ``settings["xa"]`` of a session is the state of its branch."""
 
     kind = "mariadb"
+    #: The transaction of a prepared branch is free of its session at most this long after its name, on a machine with much to do.
+    free_s = 0.1
 
     def spell(self, branch: BranchId) -> str:
         mark = hashlib.sha256(f"sim_{self.name}".encode()).hexdigest()[:16]
@@ -112,7 +117,7 @@ class MariaDBBranches(Server):
 
     def _close(self, b: Backend) -> None:
         b.txn, b.branch = None, ""
-        for key in ("implicit", "xa"):
+        for key in ("implicit", "xa", "wrote"):
             b.settings.pop(key, None)
 
     def _commit_txn(self, b: Backend, txn: Txn) -> Generator[Any, Any, None]:
@@ -167,7 +172,7 @@ class MariaDBBranches(Server):
         self._expect_clean(b)
         if b.txn is not None:
             raise _wrong_state(b) if b.branch else _outside()
-        if xid in self.store.prepared or any(other.branch == xid for other in self.backends.values()):
+        if xid in self.listed() or any(other.branch == xid for other in self.backends.values()):
             raise SqlError("1440", "XAER_DUPID: The XID already exists")
         b.txn = self._txn(b)
         b.branch, b.settings["xa"] = xid, ACTIVE
@@ -189,6 +194,14 @@ class MariaDBBranches(Server):
         if b.branch != xid:
             raise _unknown()
         b.settings["xa"] = PREPARED
+        hidden = self.store.prepared.get(xid)
+        if hidden is not None:
+            if "wrote" not in b.settings:
+                self.observer.violation(
+                    f"{self.name}: {xid} is said again by a transaction that can only be rolled back"
+                )
+            hidden.hidden, hidden.owner = False, b
+            return OK
         at_s = self.clock_s()
         self.store.prepared[xid] = Prepared(b.txn, at_s, owner=b)
         yield from self.force(b, self.store.append(Record("prepare", xid, b.txn.writes, at_s=at_s)))
@@ -216,10 +229,16 @@ class MariaDBBranches(Server):
                 raise SqlError("1614", "XA_RBDEADLOCK: the branch was rolled back")
             return OK
         branch = self.store.prepared.get(xid)
-        if branch is None or branch.owner not in (None, b):
-            if branch is not None:
-                self.observer.hit("met", "mariadb: 1397 while attached")
+        if branch is None or branch.hidden:
             raise _unknown()
+        if branch.owner not in (None, b):
+            self.observer.hit("met", "mariadb: 1397 while attached")
+            raise _unknown()
+        if self.schedule.now < branch.free_at_s:
+            self.observer.hit("met", "mariadb: said to be finished, and hidden")
+            branch.hidden = True
+            self.schedule.after(HIDDEN_S_MAX, self._restart_for, branch)
+            return OK
         length = self._finish(xid, commit=commit)
         if b.branch:
             self._close(b)
@@ -236,9 +255,21 @@ class MariaDBBranches(Server):
         self.store.end(branch.txn, apply=commit)
         return self.store.append(Record("finish", xid, commit=commit))
 
+    def _restart_for(self, branch: Prepared) -> None:
+        """Somebody does what he is told to do about a branch that stays hidden."""
+        if branch.hidden and self.up and not self.paused:
+            self.observer.say(self.name, "is restarted, as a branch stays hidden")
+            self.store.force(len(self.store.log))
+            self.crash()
+
+    def listed(self) -> list[str]:
+        """The branches whose names the server knows."""
+        return [name for name, branch in self.store.prepared.items() if not branch.hidden]
+
     def finish_by_hand(self, name: str, *, commit: bool) -> bool:
         branch = self.store.prepared.get(name)
-        if branch is None or branch.owner is not None or not self.up:
+        is_free = branch is not None and branch.owner is None and self.schedule.now >= branch.free_at_s
+        if branch is None or branch.hidden or not is_free or not self.up:
             return False
         self.store.force(self._finish(name, commit=commit))
         return True
@@ -248,6 +279,8 @@ class MariaDBBranches(Server):
             branch = self.store.prepared.get(backend.branch)
             if branch is not None and branch.owner is backend:
                 branch.owner = None
+                if branch.txn is backend.txn:
+                    branch.free_at_s = self.schedule.now + self.free_s * self.random.random()
             backend.txn = None
         super().ended(backend)
 

@@ -17,6 +17,7 @@ from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Ended
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard
+from nodoubt.nodes.mariadb import MariaDB
 from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.sql_branch import SqlBranch
@@ -264,6 +265,10 @@ MUTANTS: Mapping[str, Mutant] = {
     "young-for-ever": Mutant(
         mistake="a branch is as young as a database says whose clock was set back",
         switch=lambda: swapped(settle._Case, "age_s", _age_by_the_database),
+    ),
+    "hidden-unnoticed": Mutant(
+        mistake="MariaDB is believed when it says that it finished a branch",
+        switch=lambda: swapped(MariaDB, "hidden", lambda self, gid, branch: ""),
     ),
     **ISOLATION,
 }

@@ -26,12 +26,17 @@ class SqlError(Exception):
 
 @dataclass(slots=True)
 class Prepared:
-    """A branch that promised. ``owner`` is the session that it is attached to, where branches are."""
+    """A branch that promised. ``owner`` is the session that it is attached to, where branches are.
+
+    Of a session that ends its name is free at once, and its transaction from ``free_at_s`` on. ``hidden``: its name is forgotten.
+    """
 
     txn: Txn
     at_s: float
     owner: Any = None
     busy: bool = False
+    free_at_s: float = 0.0
+    hidden: bool = False
 
 
 @dataclass(slots=True, frozen=True)
