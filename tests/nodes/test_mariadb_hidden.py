@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Branch, Ended, Said
 from nodoubt.nodes.mariadb_attached import TOKEN_LENGTH
 from nodoubt.nodes.sql import SqlNode
@@ -62,6 +63,17 @@ def hide(side: Side, node: SqlNode, url: str, *, commit: bool) -> tuple[BranchId
         if settler.error(f"SELECT 1 FROM item WHERE id = {row} FOR UPDATE NOWAIT") == LOCK_WAIT:
             return found, row
     raise AssertionError(f"the server finished {TRIES_MAX} branches as it said")
+
+
+def test_doctor_and_who_asks_for_evidence_are_told(side: Side, node: SqlNode, url: str) -> None:
+    found, _ = hide(side, node, url, commit=True)
+    with pytest.raises(NodeUnavailable, match=f"holds branch 1 of {found.gid} and does not list it") as told:
+        side.run(node.applied([(found.gid, 1)]))
+    assert "restart the database server" in told.value.hint
+    (finding,) = [finding for finding in side.run(node.inspect()) if finding.check == "hidden"]
+    assert finding.text == f"prepared, with locks, and not listed: {found.gid}"
+    assert side.run(node.finish(found, commit=True)) is Ended.DONE
+    assert "hidden" not in {finding.check for finding in side.run(node.inspect())}
 
 
 def is_ended(see: Outsider, row: int, *, commit: bool) -> bool:

@@ -18,6 +18,10 @@ _MARIADB_MIN = (10, 5)
 _MYSQL_MIN = (8, 0)
 #: A key that no gid can be.
 _NOBODY = "'nobody'"
+#: Our own rows that are about to be deleted are of no gid.
+_EVIDENCE = f"SELECT gid, branch FROM nodoubt_branch WHERE gid NOT IN ('', {_NOBODY})"
+#: Nobody takes so long from writing evidence to being listed, in one packet.
+UNLISTED_S = 1.0
 
 
 def too_old(version: str) -> str | None:
@@ -120,7 +124,33 @@ async def _prepared(dialect: MariaDB, session: Session, domain: str) -> Sequence
                 fix="look with XA RECOVER; nodoubt leaves them alone",
             )
         )
-    return findings
+    return [*findings, *await _hidden(dialect, session, domain)]
+
+
+async def _hidden(dialect: MariaDB, session: Session, domain: str) -> Sequence[Finding]:
+    """Branches that the server lost sight of, as ``mariadb_attached`` explains."""
+    hidden = await _unlisted(dialect, session, domain)
+    if hidden:
+        # One that is about to be prepared is not listed either, for a moment.
+        await session.query(f"SELECT SLEEP({UNLISTED_S})")
+        hidden &= await _unlisted(dialect, session, domain)
+    gids = ", ".join(sorted(gid for gid, _ in hidden))
+    fix = "restart the server: it lists them again then, and they are settled"
+    return (
+        [Finding(check="hidden", level="error", text=f"prepared, with locks, and not listed: {gids}", fix=fix)]
+        if hidden
+        else []
+    )
+
+
+async def _unlisted(dialect: MariaDB, session: Session, domain: str) -> set[tuple[str, int]]:
+    """Evidence that is written, not committed, and of no branch that is listed."""
+    there, committed = [
+        {(gid, branch) for gid, branch in await session.query(f"SET TRANSACTION ISOLATION LEVEL {level};{_EVIDENCE}")}
+        for level in ("READ UNCOMMITTED", "READ COMMITTED")
+    ]
+    listing = await dialect.prepared(session, domain)
+    return there - committed - {(found.id.gid, found.id.branch) for found in listing.ours}
 
 
 async def _engines(session: Session) -> Sequence[Finding]:
