@@ -46,7 +46,7 @@ def add(subparsers: Any) -> None:
         "--own",
         metavar="KIND,KIND",
         default="postgresql,postgresql,mariadb",
-        help="start servers of these kinds (default: %(default)s)",
+        help="nodes of its own: servers, or files of SQLite (default: %(default)s)",
     )
     long = parser.add_mutually_exclusive_group()
     long.add_argument("--seconds", type=float, default=60.0, help="how long (default: %(default)g)")
@@ -109,16 +109,14 @@ def _ask(options: Options) -> None:
 def _options(arguments: argparse.Namespace) -> Options:
     """Check the arguments. Raises ConfigError."""
     from nodoubt.nodes.contract import Isolation
-    from nodoubt.torture.options import OWN, Kind, Options
+    from nodoubt.torture.options import KINDS, Kind, Options
 
     nodes = named_urls(arguments.nodes or ())
     if len(nodes) == 1:
         raise ConfigError("--nodes: a transaction over several nodes needs two at least")
     own = arguments.own.split(",")
-    if len(own) < 2 or not set(own) <= set(OWN):
-        raise ConfigError(
-            f"--own: {arguments.own!r}", hint="two or more of postgresql and mariadb, with commas between"
-        )
+    if len(own) < 2 or not set(own) <= set(KINDS):
+        raise ConfigError(f"--own: {arguments.own!r}", hint=f"two or more of {', '.join(KINDS)}, with commas between")
     seconds = arguments.seconds if arguments.minutes is None else 60 * arguments.minutes
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"{seconds:g} seconds is no time to run")

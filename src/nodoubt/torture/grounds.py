@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from nodoubt.errors import ConfigError
 from nodoubt.testing.disks import SmallDisk, why_no_failing_sync, why_no_small_disk
@@ -12,7 +14,7 @@ from nodoubt.testing.proxy import Proxy
 from nodoubt.testing.proxy_faults import Schedule, Statement
 from nodoubt.testing.proxy_wire import WIRES
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server, ServerMissing
-from nodoubt.torture.options import OF_SERVERS, Kind, Options
+from nodoubt.torture.options import FILE, OF_SERVERS, Kind, Options
 
 #: This part of the requests that PREPARE, decide, COMMIT and the like is struck by the network.
 NETWORK_RATE = 0.004
@@ -54,13 +56,14 @@ def possible(options: Options) -> tuple[list[Kind], dict[Kind, str]]:
     """Which of all kinds can strike here, and why the others cannot."""
     off = {kind: "not asked for" for kind in Kind if kind not in options.faults}
     for kind in OF_SERVERS:
-        if options.nodes:
+        if options.nodes or set(options.own) == {FILE}:
             off.setdefault(kind, "only servers that it started itself are struck")
     if Kind.DISK_FULL not in off and (why := why_no_small_disk()):
         off[Kind.DISK_FULL] = why
     if Kind.SYNC_ERROR not in off and (why := why_no_failing_sync()):
         off[Kind.SYNC_ERROR] = why
-    if options.nodes and not any(url.partition(":")[0] in WIRES for url in options.nodes.values()):
+    kinds = [url.partition(":")[0] for url in options.nodes.values()] or options.own
+    if not any(kind in WIRES for kind in kinds):
         off.setdefault(Kind.NETWORK, "none of the nodes is reached through a network")
     return [kind for kind in Kind if kind not in off], off
 
@@ -82,10 +85,15 @@ def ground(options: Options) -> Iterator[Grounds]:
 
 
 def _own(kinds: Sequence[str], stack: contextlib.ExitStack, on: list[Kind], off: dict[Kind, str]) -> Grounds:
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="nodoubt-torture-", ignore_cleanup_errors=True)))
+    urls: dict[str, str] = {}
     servers: dict[str, Server] = {}
     disks: dict[str, SmallDisk] = {}
     for number, kind in enumerate(kinds, start=1):
         name = f"{kind}-{number}"
+        if kind == FILE:
+            urls[name] = f"sqlite:///{folder / name}.db"
+            continue
         start = PostgreSQLServer.start if kind == "postgresql" else MariaDBServer.start
         if Kind.DISK_FULL in on:
             disks[name] = SmallDisk()
@@ -95,7 +103,7 @@ def _own(kinds: Sequence[str], stack: contextlib.ExitStack, on: list[Kind], off:
             servers[name] = stack.enter_context(start(SMALL[kind], within=within))
         except ServerMissing as error:
             raise ConfigError(str(error), hint="install it, or name databases with --nodes") from error
-    urls = {name: server.url for name, server in servers.items()}
+        urls[name] = servers[name].url
     return Grounds(urls=urls, servers=servers, disks=disks, on=on, off=off)
 
 

@@ -13,6 +13,9 @@ DOMAIN = "torture"
 SECONDS = 60.0
 WORKERS = 4
 OWN = ("postgresql", "postgresql", "mariadb")
+#: The kind of node that has no server.
+FILE = "sqlite"
+KINDS = ("postgresql", "mariadb", FILE)
 
 
 class Kind(StrEnum):
@@ -33,7 +36,7 @@ OF_SERVERS = (Kind.SERVER_KILL, Kind.SERVER_PAUSE, Kind.DISK_FULL, Kind.SYNC_ERR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was asked for. Without ``nodes``: servers of our own, of these kinds."""
+    """What was asked for. Without ``nodes``: servers and files of our own, of these kinds."""
 
     nodes: Mapping[str, str]
     own: Sequence[str] = OWN
