@@ -141,6 +141,9 @@ class Dialect(Protocol):
     def finish(self, branch: BranchId, *, commit: bool) -> str:
         """Commit or roll back a prepared branch."""
 
+    async def is_over(self, session: Session, branch: BranchId) -> bool:
+        """Whether the session that a branch may be attached to is over, and has let it go; asked only where branches are."""
+
     def hidden(self, gid: str, branch: int) -> str:
         """A statement that fails as locked while a branch is held that may not be listed; "" where all that are held are."""
 

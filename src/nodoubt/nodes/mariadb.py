@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -44,6 +45,8 @@ _RETRYABLE = {DEADLOCK, LOCK_WAIT_TIMEOUT, "1020", "1402", "1613", "1614", "1317
 
 #: In :attr:`BranchId.session` the database's mark follows the session's token.
 MARK_LENGTH = 16
+#: So many such sessions are remembered.
+OVER_MAX = 1000
 #: Two installers of one database wait for each other this long.
 INSTALL_WAIT_S = 30
 
@@ -86,6 +89,8 @@ class MariaDB:
         self._schema = ""
         self._mark = ""
         self._read_committed = self._forced = ""
+        #: Sessions that have let go of all that was attached to them.
+        self._over: set[str] = set()
         #: Whether a writing branch can be kept from overwriting what its snapshot does not show.
         self.snapshot_isolation = False
 
@@ -176,6 +181,13 @@ class MariaDB:
 
     def finish(self, branch: BranchId, *, commit: bool) -> str:
         return f"XA {'COMMIT' if commit else 'ROLLBACK'} {_xid(branch)}"
+
+    async def is_over(self, session: Session, branch: BranchId) -> bool:
+        if branch.session not in self._over:
+            if not await attached.is_over(session, branch.session):
+                return False
+            self._over = {*itertools.islice(self._over, OVER_MAX), branch.session}
+        return True
 
     def hidden(self, gid: str, branch: int) -> str:
         return self._read_committed + attached.hidden(self._schema, gid, branch)

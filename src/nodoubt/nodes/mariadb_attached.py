@@ -23,6 +23,9 @@ TOKEN_LENGTH = 8
 #: A killed session is waited for this often, this long each time: 2 s in all, then the branch is left for the next round.
 KILL_POLLS_MAX = 100
 KILL_POLL_S = 0.02
+#: A session's thread takes no longer from freeing its lock to freeing its transaction, however busy the machine. If it does, the
+#: branch is hidden, and revealed; only who looks just then, to open a view, may miss it.
+LETS_GO_S = 0.1
 
 
 def _lock(token: str) -> str:
@@ -42,9 +45,6 @@ async def end_owner(session: Session, token: str) -> bool:
     for _ in range(KILL_POLLS_MAX):
         ((owner,),) = await session.query(f"SELECT IS_USED_LOCK({_lock(token)})")
         if owner is None:
-            if killed is not None:
-                # InnoDB lets go after the lock; nearly always within microseconds, and nobody can see it.
-                await session.query(f"SELECT SLEEP({KILL_POLL_S})")
             return True
         if owner != killed:
             try:
@@ -55,6 +55,14 @@ async def end_owner(session: Session, token: str) -> bool:
             killed = owner
         await session.query(f"SELECT SLEEP({KILL_POLL_S})")
     return False
+
+
+async def is_over(session: Session, token: str) -> bool:
+    """Whether it has ended. If so, also InnoDB has let go: it does microseconds after the lock, which nobody can see."""
+    ((owner,),) = await session.query(f"SELECT IS_USED_LOCK({_lock(token)})")
+    if owner is None:
+        await session.query(f"SELECT SLEEP({LETS_GO_S})")
+    return owner is None
 
 
 def hidden(schema: str, gid: str, branch: int) -> str:

@@ -232,6 +232,9 @@ class MemoryDialect:
     def finish(self, branch: BranchId, *, commit: bool) -> str:
         return f"finish {branch.text()} {'committed' if commit else 'aborted'}"
 
+    async def is_over(self, session: Session, branch: BranchId) -> bool:
+        return True
+
     def hidden(self, gid: str, branch: int) -> str:
         return ""
 

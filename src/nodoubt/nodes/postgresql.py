@@ -173,6 +173,9 @@ class PostgreSQL:
     def finish(self, branch: BranchId, *, commit: bool) -> str:
         return f"{'COMMIT' if commit else 'ROLLBACK'} PREPARED '{branch.text()}'"
 
+    async def is_over(self, session: Session, branch: BranchId) -> bool:
+        return True
+
     def hidden(self, gid: str, branch: int) -> str:
         return ""
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from nodoubt.errors import NodeUnavailable, NodoubtError
+from nodoubt.nodes import sql_attached as attached
 from nodoubt.nodes.contract import ATOMIC, GATE_S_MAX, DecisionRow, Ended, Finding, Isolation, Listing, Terms
 from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
@@ -48,22 +49,23 @@ class SqlNode:
         self._world = world
         self._settings = settings
         self.pool = self._pool(self._branch_session, settings.pool_size)
-        self._service = self._pool(self._session, settings.settle_connections)
+        self._service = self._pool(self.connect, settings.settle_connections)
         #: Who holds gates of other nodes waits no longer than these stay closed without him.
-        self._gates = self._pool(self._session, GATES_MAX, GATE_S_MAX)
+        self._gates = self._pool(self.connect, GATES_MAX, GATE_S_MAX)
         self._findings: Sequence[Finding] = ()
 
     def _pool(self, connect: Callable[[], Any], size: int, acquire_s_max: float = math.inf) -> Pool[Session]:
         acquire_timeout_s = min(self._settings.acquire_timeout_s, acquire_s_max)
         return Pool(self.name, self._world, connect, size=size, acquire_timeout_s=acquire_timeout_s)
 
-    async def _session(self) -> Session:
+    async def connect(self) -> Session:
+        """A new session, which belongs to no pool. Raises NodeUnavailable and ConfigError."""
         session = await self._driver.connect(self._settings)
         await self._ready(session, self.dialect.learn(session))
         return session
 
     async def _branch_session(self) -> Session:
-        session = await self._session()
+        session = await self.connect()
         session.token = token(self._world.random(5))
         await self._ready(session, self.dialect.set_up(session, self._settings))
         return session
@@ -220,23 +222,8 @@ class SqlNode:
 
     async def applied(self, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         found: set[tuple[str, int]] = await self._serve(
-            "show evidence", lambda session: self._applied(session, branches)
+            "show evidence", lambda session: attached.applied(self, session, branches)
         )
-        return found
-
-    async def _applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
-        found = await self.dialect.applied(session, branches)
-        missing = [key for key in branches if key not in found and self.dialect.hidden(*key)]
-        if missing:
-            listing = await self.dialect.prepared(session, self.domain)
-            listed = {(prepared.id.gid, prepared.id.branch) for prepared in listing.ours}
-            for gid, branch in missing:
-                if (gid, branch) not in listed and await self._is_held(session, gid, branch):
-                    raise NodeUnavailable(
-                        f"node {self.name!r} holds branch {branch} of {gid} and does not list it",
-                        retryable=False,
-                        hint="restart the database server: it lists the branch again then, and it can be settled",
-                    )
         return found
 
     async def finish(self, branch: BranchId, *, commit: bool, owner: str = "") -> Ended:
@@ -260,6 +247,8 @@ class SqlNode:
     async def _finish(self, session: Session, branch: BranchId, commit: bool, owner: str) -> Ended:
         if owner and not await self.dialect.end_owner(session, branch, owner):
             return Ended.OWED
+        if not self.capabilities.detached and not await attached.let_go(self, session, branch):
+            return Ended.OWED
         for _ in range(FINISHES_MAX):
             done = True
             try:
@@ -269,40 +258,20 @@ class SqlNode:
                     logger.warning("node %r does not finish %s: %s", self.name, branch.text(), failure)
                     return Ended.OWED
                 # "Not found" counts only when the list, read afterwards, does not show the branch (recovery rule 3).
-                done, listing = False, await self.dialect.prepared(session, self.domain)
-                if any(found.id.text() == branch.text() for found in listing.ours):
+                done = False
+                if await attached.is_listed(self, session, branch):
                     # Attached to its session. Where branches never are, a later round will do.
                     if self.capabilities.detached or not await self.dialect.end_owner(session, branch, ""):
                         return Ended.OWED
                     continue
             key = (branch.gid, branch.branch)
-            if await self._is_held(session, *key):
-                await self._reveal(branch)
+            if await attached.is_held(self, session, *key):
+                await attached.reveal(self, branch)
                 continue
             if done:
                 return Ended.DONE
             return Ended.APPLIED if key in await self.dialect.applied(session, [key]) else Ended.ABSENT
         return Ended.OWED
-
-    async def _is_held(self, session: Session, gid: str, branch: int) -> bool:
-        """Whether the server says of a branch that it is finished, or does not list it, and holds it all the same."""
-        if text := self.dialect.hidden(gid, branch):
-            try:
-                await session.command(text)
-            except StatementFailed as failure:
-                if not self.dialect.is_locked(failure):
-                    raise
-                return True
-        return False
-
-    async def _reveal(self, branch: BranchId) -> None:
-        """Have it listed again, as the branch of a session that ends at once."""
-        logger.warning("node %r lost sight of %s, which is prepared still", self.name, branch.text())
-        session = await self._session()
-        try:
-            await self.within(self._settings.connect_timeout_s, session, self.dialect.reveal(branch))
-        finally:
-            session.abandon()
 
     async def probe(self, gids: Sequence[str]) -> Mapping[str, HomeSays]:
         try:

@@ -12,7 +12,6 @@ from nodoubt.sim.plan import KINDS
 
 #: What nodes must have gone through; a commit that comes back was written and not seen when its process died.
 MET = (
-    "mariadb: 1397 while attached",
     "mariadb: seen decision lost",
     "mariadb: seen row lost",
     "postgresql: lock time-out",

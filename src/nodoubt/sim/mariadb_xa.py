@@ -229,13 +229,10 @@ class MariaDBBranches(Server):
                 raise SqlError("1614", "XA_RBDEADLOCK: the branch was rolled back")
             return OK
         branch = self.store.prepared.get(xid)
-        if branch is None or branch.hidden:
-            raise _unknown()
-        if branch.owner not in (None, b):
-            self.observer.hit("met", "mariadb: 1397 while attached")
+        if branch is None or branch.hidden or branch.owner not in (None, b):
             raise _unknown()
         if self.schedule.now < branch.free_at_s:
-            self.observer.hit("met", "mariadb: said to be finished, and hidden")
+            self.observer.say(self.name, f"loses sight of {xid}")
             branch.hidden = True
             self.schedule.after(HIDDEN_S_MAX, self._restart_for, branch)
             return OK

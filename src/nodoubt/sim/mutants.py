@@ -14,6 +14,7 @@ from typing import Any
 from nodoubt.engine import engine, performer, settle
 from nodoubt.engine.asynchronous import AsyncTransactionManager
 from nodoubt.errors import ConfigError
+from nodoubt.nodes import mariadb_attached
 from nodoubt.nodes.contract import Ended
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard
@@ -88,6 +89,12 @@ def _undo_unasked() -> Iterator[None]:
         return bool(clean)
 
     with swapped(SqlBranch, "_undo", undo):
+        yield
+
+
+@contextmanager
+def _believed() -> Iterator[None]:
+    with swapped(mariadb_attached, "LETS_GO_S", 0.0), swapped(MariaDB, "hidden", lambda self, gid, branch: ""):
         yield
 
 
@@ -266,9 +273,8 @@ MUTANTS: Mapping[str, Mutant] = {
         mistake="a branch is as young as a database says whose clock was set back",
         switch=lambda: swapped(settle._Case, "age_s", _age_by_the_database),
     ),
-    "hidden-unnoticed": Mutant(
-        mistake="MariaDB is believed when it says that it finished a branch",
-        switch=lambda: swapped(MariaDB, "hidden", lambda self, gid, branch: ""),
+    "believed-at-once": Mutant(
+        mistake="MariaDB is believed when it says that it finished a branch whose session just ended", switch=_believed
     ),
     **ISOLATION,
 }

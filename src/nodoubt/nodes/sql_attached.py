@@ -1,0 +1,76 @@
+"""Branches that are attached to the session that prepared them, where a dialect has such: whom to end, and whom to believe."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nodoubt.errors import NodeUnavailable
+from nodoubt.nodes.dialect import Session
+from nodoubt.nodes.failures import StatementFailed
+from nodoubt.protocol.ids import BranchId
+
+if TYPE_CHECKING:
+    from nodoubt.nodes.sql import SqlNode
+
+logger = logging.getLogger("nodoubt")
+
+#: How long the server has to list a branch again.
+REVEAL_S_MAX = 30.0
+
+
+async def let_go(node: SqlNode, session: Session, branch: BranchId) -> bool:
+    """End the session that a branch is attached to; whether it is over.
+
+    One that finished the branch itself goes on, and is about something else by now.
+    """
+    dialect = node.dialect
+    if await dialect.is_over(session, branch) or not await is_listed(node, session, branch):
+        return True
+    return await dialect.end_owner(session, branch, "") and await dialect.is_over(session, branch)
+
+
+async def is_listed(node: SqlNode, session: Session, branch: BranchId) -> bool:
+    """Whether a branch is prepared, as far as the server says so."""
+    listing = await node.dialect.prepared(session, node.domain)
+    return any(found.id.text() == branch.text() for found in listing.ours)
+
+
+async def is_held(node: SqlNode, session: Session, gid: str, branch: int) -> bool:
+    """Whether the server says of a branch that it is finished, or does not list it, and holds it all the same."""
+    if text := node.dialect.hidden(gid, branch):
+        try:
+            await session.command(text)
+        except StatementFailed as failure:
+            if not node.dialect.is_locked(failure):
+                raise
+            return True
+    return False
+
+
+async def reveal(node: SqlNode, branch: BranchId) -> None:
+    """Have such a branch listed again, as that of a session that ends at once. Raises NodeUnavailable."""
+    logger.warning("node %r lost sight of %s, which is prepared still", node.name, branch.text())
+    session = await node.connect()
+    try:
+        await node.within(REVEAL_S_MAX, session, node.dialect.reveal(branch))
+    finally:
+        session.abandon()
+
+
+async def applied(node: SqlNode, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Which of these left their evidence. Raises NodeUnavailable for one that did not, and is held and not listed."""
+    found = await node.dialect.applied(session, branches)
+    missing = [key for key in branches if key not in found and node.dialect.hidden(*key)]
+    if missing:
+        listing = await node.dialect.prepared(session, node.domain)
+        listed = {(prepared.id.gid, prepared.id.branch) for prepared in listing.ours}
+        for gid, branch in missing:
+            if (gid, branch) not in listed and await is_held(node, session, gid, branch):
+                raise NodeUnavailable(
+                    f"node {node.name!r} holds branch {branch} of {gid} and does not list it",
+                    retryable=False,
+                    hint="restart the database server: it lists the branch again then, and it can be settled",
+                )
+    return found
