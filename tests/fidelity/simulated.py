@@ -48,11 +48,11 @@ class SimulatedSide(Side):
         self._schedule = Schedule()
         observer = Observer(lambda: self._schedule.now, traced=False)
         self._network = Network(self._schedule, observer, Random(1), Random(2), {}, 0.0001, {})
-        self._server = SERVERS[kind]("home", self._schedule, observer, Random(3), first_rows())
-        if isinstance(self._server, MariaDBServer):
-            self._server.free_s = 0.0
+        self.server = SERVERS[kind]("home", self._schedule, observer, Random(3), first_rows())
+        if isinstance(self.server, MariaDBServer):
+            self.server.free_s = 0.0
         self._loop = ProcessLoop(self._schedule, "test")
-        self._driver = SimulatedDriver(self._loop, self._network, "test", self._server)
+        self._driver = SimulatedDriver(self._loop, self._network, "test", self.server)
         self._tokens = 0
 
     def party(self, name: str) -> Actor:
@@ -94,8 +94,8 @@ class SimulatedSide(Side):
         self._until(lambda: _is_gone(session))
 
     def restart(self) -> None:
-        self._server.crash()
-        self._until(lambda: self._server.up)
+        self.server.crash()
+        self._until(lambda: self.server.up)
 
     def _until(self, fact: Callable[[], bool]) -> None:
         end = self._schedule.now + STEP_S_MAX
@@ -108,7 +108,7 @@ class SimulatedSide(Side):
         self._loop.bury()
 
     def tables(self) -> list[str]:
-        store = self._server.store
+        store = self.server.store
         plain = self.names.plain
         decisions = [
             f"decision {plain(gid)} {[plain(row[place]) for place in (0, 1, 2, 4, *range(5, len(row)))]}"

@@ -243,7 +243,10 @@ class MariaDB:
 
     async def applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         gids = literals(sorted({gid for gid, _ in branches}))
-        rows = await session.query(f"SELECT gid, branch FROM {self._schema}nodoubt_branch WHERE gid IN ({gids})")
+        # What was read may not be on disk, and a decision is going to be marked complete for it.
+        rows = await session.query(
+            f"SELECT gid, branch FROM {self._schema}nodoubt_branch WHERE gid IN ({gids});{self._forced}"
+        )
         return {(gid, branch) for gid, branch in rows} & set(branches)
 
     async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:

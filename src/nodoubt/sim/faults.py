@@ -345,7 +345,7 @@ class Faults:
             self._lose_log(home)
 
     def _lose_log(self, home: Server) -> None:
-        del home.store.log[home.store.forced :]
+        home.store.lose(home.store.forced)
         home.crash()
 
     def _lose(self, home: Server, reader: Process, gid: str) -> None:

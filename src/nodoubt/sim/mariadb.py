@@ -279,6 +279,8 @@ class MariaDBServer(MariaDBBranches):
             yield from self.take(b, ("list", key), "read")
         else:
             self.store.look(txn)
+        if self.store.is_unforced(("list", key)):
+            self.store.shown.add(("list", key))
         if self.looked is not None:
             self.looked(key)
         return "", [(self.store.seen(txn, "list", key),)]

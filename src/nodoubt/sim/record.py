@@ -46,7 +46,9 @@ def contradictions(world: Simulation) -> Iterator[str]:
     isolation, views = world.plan.isolation, world.chronicle.views
     done = [*_attempts(world), *_last(world)]
     seen = [Part(Ending.OK, view.ops, view.began, view.ended) for view in views]
-    yield from _against([*done, *seen], PROMISED[isolation], "all nodes")
+    if isolation is not Isolation.ATOMIC or not any(server.store.forgot for server in world.servers):
+        # What a plain read saw on MariaDB the server may forget when it dies: that is the node's own isolation.
+        yield from _against([*done, *seen], PROMISED[isolation], "all nodes")
     if isolation is Isolation.SERIALIZABLE and seen:
         yield from _against(done, Level.STRICT_SERIALIZABLE, "the transactions")
     if seen:
@@ -75,10 +77,11 @@ def _attempts(world: Simulation) -> Iterator[Part]:
 
 
 def _last(world: Simulation) -> Iterator[Part]:
-    """In the end all lists are read, one node after another; that says nothing about time."""
+    """In the end all lists are read, one node after another; that says nothing about time. Not where something is in doubt."""
     for node, database in world.databases.items():
         rows = database.store.tables["list"]
-        yield Part(Ending.OK, [("r", (node, name), rows[name]) for name in LISTS])
+        if world.plan.heals or not database.in_doubt():
+            yield Part(Ending.OK, [("r", (node, name), rows[name]) for name in LISTS])
 
 
 def _against(parts: Iterable[Part], level: Level, where: str) -> Iterator[str]:

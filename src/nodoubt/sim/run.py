@@ -282,7 +282,9 @@ class Simulation:
     def is_quiet(self) -> bool:
         """Whether nobody works, nothing is in doubt, and nobody is going to ask again."""
         at_work = any(not process.idle or process.asks_again for process in self.processes.values())
-        return not at_work and not judge.open_ends(self)
+        # A server goes on with what the dead asked of it.
+        is_running = any(backend.running is not None for server in self.servers for backend in server.backends.values())
+        return not at_work and not is_running and not judge.open_ends(self)
 
     def _judge_end(self, settled: bool) -> None:
         if not settled:

@@ -65,6 +65,9 @@ class Store(Locks):
         self.log: list[Record] = []
         #: ``log[:forced]`` is on the disk.
         self.forced = 0
+        #: Rows that somebody saw before they were forced, and whether some of them were lost since.
+        self.shown: set[Place] = set()
+        self.forgot = False
         #: Those with a snapshot.
         self._viewers: set[Txn] = set()
 
@@ -147,10 +150,15 @@ class Store(Locks):
         """The log is on the disk up to there."""
         self.forced = max(self.forced, length)
 
+    def lose(self, length: int) -> None:
+        """Nothing of the log is left behind that length."""
+        self.forgot = self.forgot or any(place in record.writes for record in self.log[length:] for place in self.shown)
+        del self.log[length:]
+
     def crash(self, random: Random) -> None:
         """Everything is gone but what was forced, and perhaps some of what was written after it, in order."""
         length = random.randint(self.forced, len(self.log))
-        del self.log[length:]
+        self.lose(length)
         self.forced = length
         self.tables = {name: dict(rows) for name, rows in self._initial.items()}
         self.prepared.clear()
