@@ -85,7 +85,7 @@ PARTS = (
         shows="real processes and servers killed, stopped and cut off at every crash point",
         command=(*WAITING_TESTS, "tests/crash"),
         # Every call fails once, for more scripts.
-        deep=("env", "NODOUBT_DEEP=1", *WAITING_TESTS, "tests/crash"),
+        deep=("env", "PROVE_DEEP=1", *WAITING_TESTS, "tests/crash"),
     ),
     Part(
         name="anomalies",

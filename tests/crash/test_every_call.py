@@ -1,6 +1,6 @@
 """Every call fails once, on real servers: by errors, settled by the manager that lives, and by crashes, settled by another.
 
-Of each change: transactions that commit on two nodes, each kind once as home and once as participant. With NODOUBT_DEEP=1: every
+Of each change: transactions that commit on two nodes, each kind once as home and once as participant. With PROVE_DEEP=1: every
 pair of kinds, ended in every way, and every order of all three.
 """
 
@@ -30,7 +30,7 @@ from tests.crash.harness import ROUNDS_MAX, Victim, check, query
 from tests.crash.points import KINDS
 from tests.crash.victim import DOMAIN, run
 
-DEEP = bool(os.environ.get("NODOUBT_DEEP"))
+DEEP = bool(os.environ.get("PROVE_DEEP"))
 #: How a transaction ends when nothing fails.
 ENDS = {"commit": "committed", "refuse": "aborted", "raise": "aborted"}
 #: Nodes in the order of enlistment, home first, and the end.

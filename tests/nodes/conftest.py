@@ -1,4 +1,4 @@
-"""A laboratory of SQLite databases, in both worlds; its tests say what a node holds."""
+"""A laboratory of SQLite databases, in both worlds, whose tests say what a node holds; and MariaDB's two drivers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import pytest
 
 from nodoubt.nodes.sqlite import SQLiteNode
 from nodoubt.nodes.sqlite_branch import SQLiteBranch
+from tests.nodes.mariadb_side import DriverName, Side
 from tests.nodes.sqlite_lab import Lab
+
+
+@pytest.fixture(params=["aiomysql", "pymysql"])
+def side(request: pytest.FixtureRequest) -> Iterator[Side]:
+    driver: DriverName = request.param
+    made = Side(driver)
+    yield made
+    made.close()
 
 
 @pytest.fixture(params=["asyncio", "threads"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from nodoubt.errors import NodeUnavailable
@@ -12,7 +10,7 @@ from nodoubt.nodes.mariadb_attached import TOKEN_LENGTH
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.protocol.ids import BranchId
 from tests.conftest import DatabaseFactory
-from tests.nodes.mariadb_side import TABLE, DriverName, Outsider, Side
+from tests.nodes.mariadb_side import TABLE, Outsider, Side
 
 NOTA, LOCK_WAIT = 1397, 1205
 #: End a branch's session and finish the branch, again and again until the server says that it did.
@@ -22,14 +20,6 @@ BEGIN DECLARE CONTINUE HANDLER FOR 1397 SET ended = FALSE; SET ended = TRUE; {fi
 TRIES_MAX = 2000
 
 COMMIT = pytest.mark.parametrize("commit", [True, False], ids=["commit", "rollback"])
-
-
-@pytest.fixture(params=["aiomysql", "pymysql"])
-def side(request: pytest.FixtureRequest) -> Iterator[Side]:
-    driver: DriverName = request.param
-    made = Side(driver)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,15 +19,7 @@ from nodoubt.protocol.verdicts import HomeSays
 from nodoubt.testing.processes import free_port, release_port
 from nodoubt.testing.servers import MariaDBServer
 from tests.conftest import DatabaseFactory
-from tests.nodes.mariadb_side import DriverName, Side
-
-
-@pytest.fixture(params=["aiomysql", "pymysql"])
-def side(request: pytest.FixtureRequest) -> Iterator[Side]:
-    driver: DriverName = request.param
-    made = Side(driver)
-    yield made
-    made.close()
+from tests.nodes.mariadb_side import Side
 
 
 @pytest.fixture

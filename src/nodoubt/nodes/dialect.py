@@ -215,3 +215,19 @@ class Dialect(Protocol):
 
     def ddl(self, name: str, domain: str) -> str:
         """The statements of ``install`` on an empty database."""
+
+
+class Detached:
+    """What a dialect answers whose prepared branches are free of the sessions that prepared them."""
+
+    async def is_over(self, session: Session, branch: BranchId) -> bool:
+        """Nothing is attached to it."""
+        return True
+
+    def hidden(self, gid: str, branch: int) -> str:
+        """All that is held is listed."""
+        return ""
+
+    def reveal(self, branch: BranchId) -> str:
+        """Nobody asks."""
+        raise NotImplementedError

@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Glance, Isolation, Listing, PreparedBranch, Terms
-from nodoubt.nodes.dialect import NodeSettings, Row, Session, Stillness
+from nodoubt.nodes.dialect import Detached, NodeSettings, Row, Session, Stillness
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
@@ -172,7 +172,7 @@ class MemoryDriver:
         return MemorySession(self.database, self._world, settings)
 
 
-class MemoryDialect:
+class MemoryDialect(Detached):
     """See :class:`nodoubt.nodes.sql.Dialect`."""
 
     kind = "memory"
@@ -231,15 +231,6 @@ class MemoryDialect:
 
     def finish(self, branch: BranchId, *, commit: bool) -> str:
         return f"finish {branch.text()} {'committed' if commit else 'aborted'}"
-
-    async def is_over(self, session: Session, branch: BranchId) -> bool:
-        return True
-
-    def hidden(self, gid: str, branch: int) -> str:
-        return ""
-
-    def reveal(self, branch: BranchId) -> str:
-        raise NotImplementedError
 
     def is_conflict(self, failure: StatementFailed) -> bool:
         return failure.code == DUPLICATE

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
-from nodoubt.nodes.dialect import NodeSettings, Session, Stillness
+from nodoubt.nodes.dialect import Detached, NodeSettings, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable
 from nodoubt.nodes.postgresql_inspect import STANDBY, durable, inspect
@@ -90,7 +90,7 @@ _SELECT = (
 )
 
 
-class PostgreSQL:
+class PostgreSQL(Detached):
     """The dialect: see :class:`nodoubt.nodes.sql.Dialect`."""
 
     kind = "postgresql"
@@ -172,15 +172,6 @@ class PostgreSQL:
 
     def finish(self, branch: BranchId, *, commit: bool) -> str:
         return f"{'COMMIT' if commit else 'ROLLBACK'} PREPARED '{branch.text()}'"
-
-    async def is_over(self, session: Session, branch: BranchId) -> bool:
-        return True
-
-    def hidden(self, gid: str, branch: int) -> str:
-        return ""
-
-    def reveal(self, branch: BranchId) -> str:
-        raise NotImplementedError
 
     def is_conflict(self, failure: StatementFailed) -> bool:
         return failure.code == UNIQUE_VIOLATION and failure.constraint == "nodoubt.decision_pkey"
