@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from unittest.mock import Mock
 
 import pytest
 
 from nodoubt.engine.asynchronous import AsyncTransaction
 from nodoubt.engine.engine import Engine
 from nodoubt.errors import Aborted
-from tests.engine.stage import Stage
+from nodoubt.nodes.memory_calls import Fate
+from tests.engine.stage import Stage, Trouble
+
+#: No step here takes so long.
+PATIENCE_S = 5.0
 
 
 async def test_a_deadline_is_told_as_such_whatever_the_task_was_cancelled_for_before() -> None:
@@ -40,6 +46,46 @@ async def test_a_block_that_makes_something_else_of_the_interrupt_leaves_no_canc
     with pytest.raises(ValueError, match="mine"):
         await block()
     assert task.cancelling() == 0
+
+
+async def test_the_rollback_of_an_interrupted_block_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodoubt.engine.work.PATIENCE_S", 0.01)
+    stage = Stage()
+    await stage.install()
+    engine, undone = await stage.process(), Trouble(node="left", call="undo", fate=Fate.HELD)
+
+    async def block() -> None:
+        async with AsyncTransaction(engine.begin(timeout_s=0.01)) as tx:
+            await (await tx.on("left")).put("fact", "key", "value")
+            stage.trouble(undone)
+            await asyncio.Event().wait()
+
+    with pytest.raises(Aborted, match="not over within"):
+        await asyncio.wait_for(block(), PATIENCE_S)
+
+
+async def test_a_block_that_goes_on_is_interrupted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodoubt.engine.work.PATIENCE_S", 0.01)
+    work = (await _engine()).begin(timeout_s=0.01)
+    expire, rings, rung = work.expire, list[bool](), asyncio.Event()
+
+    def ring() -> None:
+        before = work.interrupt = Mock(wraps=work.interrupt)
+        expire()
+        rings.append(before.called)
+        if len(rings) == 3:
+            rung.set()
+
+    async def block() -> None:
+        async with AsyncTransaction(work):
+            with suppress(asyncio.CancelledError):
+                await rung.wait()
+            await rung.wait()
+
+    monkeypatch.setattr(work, "expire", ring)
+    with pytest.raises(Aborted, match="not over within"):
+        await block()
+    assert rings == [True, False, False]
 
 
 async def _engine() -> Engine:

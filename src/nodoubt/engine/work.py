@@ -23,13 +23,13 @@ from nodoubt.errors import (
 from nodoubt.nodes.contract import ATOMIC, Branch, Isolation, Node, Terms, may_be_home
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.ids import BRANCHES_MAX, BranchId
-from nodoubt.protocol.states import ENDED, Phase
+from nodoubt.protocol.states import Phase
 from nodoubt.protocol.transaction import Transaction
 
 if TYPE_CHECKING:
     from nodoubt.engine.engine import Engine
 
-#: How long after the deadline a decision that was sent is waited for before its session is cut and home is probed.
+#: How long after the deadline the answer to a decision or a rollback is waited for before its session is cut.
 PATIENCE_S = 10.0
 
 
@@ -323,22 +323,27 @@ class Work:
         )
 
     def expire(self) -> None:
-        """The deadline: before the decision the connections become unusable at once (recovery rule 10)."""
-        self.deadline_s = math.inf
-        match self.machine.phase:
-            case Phase.ACTIVE:
-                self.expired = True
-                self.doom(self.timed_out())
-                for branch in self._branches:
-                    branch.fence(self.timed_out())
-                if self.interrupt is not None:
-                    self.interrupt()
-            case phase if phase is Phase.PREPARING or self._is_overdue:
-                self.sever()
-            case phase if phase not in ENDED:
-                # The decision is on its way: nothing is undone, but nobody waits for a dead connection for ever either.
-                self._is_overdue = True
-                self.deadline_s = self._engine.world.now() + PATIENCE_S
+        """The deadline: before the decision the connections become unusable at once (recovery rule 10).
+
+        Nobody waits for a dead connection for ever either: neither behind a decision that is on its way, of which nothing
+        is undone, nor behind the rollback of a block that was interrupted.
+        """
+        phase, is_first = self.machine.phase, not self._is_overdue
+        self._is_overdue, self.deadline_s = True, self._engine.world.now() + PATIENCE_S
+        if phase is Phase.ACTIVE:
+            if is_first:
+                self._stop_block()
+        elif phase is Phase.PREPARING or not is_first:
+            self.deadline_s = math.inf
+            self.sever()
+
+    def _stop_block(self) -> None:
+        self.expired = True
+        self.doom(self.timed_out())
+        for branch in self._branches:
+            branch.fence(self.timed_out())
+        if self.interrupt is not None:
+            self.interrupt()
 
     def sever(self) -> None:
         """Cut every session: each call that waits gets no answer, and the machine goes on from that fact."""
