@@ -15,7 +15,7 @@ import pytest
 
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server
 
-ServerName = Literal["postgresql", "postgresql2", "mariadb"]
+ServerName = Literal["postgresql", "postgresql2", "mariadb", "mariadb_log", "mysql"]
 DatabaseFactory = Callable[[ServerName | Literal["sqlite"]], str]
 
 
@@ -37,6 +37,14 @@ def postgresql2() -> Iterator[PostgreSQLServer]:
 def mariadb() -> Iterator[MariaDBServer]:
     """The MariaDB server of this run."""
     with MariaDBServer.start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_log() -> Iterator[MariaDBServer]:
+    """Another one, with a binary log. It writes nothing to its disk but what somebody waits for."""
+    settings = {"log_bin": "log", "sync_binlog": "1", "server_id": "1", "innodb_flush_log_at_timeout": "2700"}
+    with MariaDBServer.start(settings) as server:
         yield server
 
 

@@ -32,6 +32,7 @@ _INSIDE = frozenset(
         "prepare",
         "release",
         "decide",
+        "decide-unforced",
         "undo",
         "evidence",
         "insert",
@@ -246,6 +247,11 @@ class Actor:
         await self._recorder().command(self._dialect.decide(self._branch(number), participants))
         self._is_open = False
 
+    async def _decide_unforced(self, number: str) -> None:
+        text = self._dialect.decide(self._branch(number), {})
+        await self._recorder().command(text.partition(";SET TRANSACTION")[0])
+        self._is_open = False
+
     async def _evidence(self, number: str) -> None:
         """The first statement of :meth:`_prepare`."""
         await self._recorder().command(self._dialect.prepare(self._branch(number)).partition(";")[0])
@@ -350,6 +356,7 @@ class Actor:
         "prepare": _prepare,
         "release": _release,
         "decide": _decide,
+        "decide-unforced": _decide_unforced,
         "finish": _finish,
         "held": _held,
         "reveal": _reveal,

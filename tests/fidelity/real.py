@@ -356,4 +356,8 @@ async def _some_time(tasks: Collection[asyncio.Task[None]]) -> None:
                 await asyncio.Event().wait()
 
 
-LABORATORIES: Mapping[str, type[Laboratory]] = {"postgresql": PostgreSQLLaboratory, "mariadb": MariaDBLaboratory}
+LABORATORIES: Mapping[str, type[Laboratory]] = {
+    "postgresql": PostgreSQLLaboratory,
+    "mariadb": MariaDBLaboratory,
+    "mariadb_log": MariaDBLaboratory,
+}

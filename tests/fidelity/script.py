@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SCRIPTS = Path(__file__).parent / "scripts"
-KINDS = ("postgresql", "mariadb", "sqlite")
+KINDS = ("postgresql", "mariadb", "mariadb_log", "sqlite")
+#: What each plays.
+PARTS = {
+    "postgresql": ("both", "postgresql"),
+    "mariadb": ("both", "mariadb"),
+    "mariadb_log": ("both", "mariadb", "mariadb_log"),
+    "sqlite": ("sqlite",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +53,8 @@ def parse_step(line: str) -> Step:
 
 
 def scripts(kind: str) -> Iterator[Script]:
-    """All scripts that were written for a kind of database: its own, and those that both servers play."""
-    for name in ("both", kind) if kind != "sqlite" else (kind,):
+    """All scripts that were written for a kind of database: its own, and those that servers share."""
+    for name in PARTS[kind]:
         for part in (SCRIPTS / f"{name}.txt").read_text().split("\n# ")[1:]:
             title, *lines = part.strip().splitlines()
             yield Script(title=title, steps=tuple(parse_step(line) for line in lines if line.strip()))

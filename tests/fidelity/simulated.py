@@ -44,13 +44,15 @@ class SimulatedSide(Side):
 
     def __init__(self, kind: str) -> None:
         self.names = Names(int(EPOCH_S * 1000), Random(kind).randbytes)
-        self.dialect = DIALECTS[kind]()
+        family, _, log = kind.partition("_")
+        self.dialect = DIALECTS[family]()
         self._schedule = Schedule()
         observer = Observer(lambda: self._schedule.now, traced=False)
         self._network = Network(self._schedule, observer, Random(1), Random(2), {}, 0.0001, {})
-        self.server = SERVERS[kind]("home", self._schedule, observer, Random(3), first_rows())
+        self.server = SERVERS[family]("home", self._schedule, observer, Random(3), first_rows())
         if isinstance(self.server, MariaDBServer):
             self.server.free_s = 0.0
+            self.server.logs = bool(log)
         self._loop = ProcessLoop(self._schedule, "test")
         self._driver = SimulatedDriver(self._loop, self._network, "test", self.server)
         self._tokens = 0
@@ -94,6 +96,8 @@ class SimulatedSide(Side):
         self._until(lambda: _is_gone(session))
 
     def restart(self) -> None:
+        # The real one writes nothing to its disk but what somebody waits for.
+        self.server.store.lose(self.server.store.forced)
         self.server.crash()
         self._until(lambda: self.server.up)
 

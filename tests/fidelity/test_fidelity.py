@@ -55,7 +55,7 @@ def play_real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def play_simulated(kind: str, script: Script) -> Transcript:
-    if kind in SERVERS:
+    if kind != "sqlite":
         return Play(SimulatedSide(kind)).run(script)
     # Played changesets are no real ones, as in the simulation.
     with swapped(sqlite_tables, "changed_tables", lambda changeset: {}):
@@ -117,6 +117,11 @@ def _detaches(self: Any, b: Backend, xid: str) -> Steps:
     return answer
 
 
+def _forces_decisions(self: Any, b: Backend, xid: str) -> Steps:
+    self.logs = False
+    return (yield from MariaDBServer.xa_one_phase(self, b, xid))
+
+
 def _ends_the_branch(self: Any, b: Backend) -> Steps:
     b.branch = ""
     return (yield from MariaDBServer.commit(self, b))
@@ -173,6 +178,7 @@ WRONG: Sequence[tuple[str, type, str, Callable[..., Any], str]] = (
     ("mariadb", MariaDBServer, "commit", _ends_the_branch, "The owner of an open branch does what only another"),
     ("mariadb", MariaDBServer, "_probe", _probes_nothing, "A duplicate decision: the recoverer is first"),
     ("mariadb", Store, "crash", _forgets_locks, "The server dies while sessions wait"),
+    ("mariadb_log", MariaDBServer, "xa_one_phase", _forces_decisions, "A commit in one phase is prepared"),
     ("sqlite", SimulatedSQLite, "_reader", _sees_what_comes_later, "There is one writer at a time"),
     ("sqlite", SimulatedSQLite, "vanish", _commits_on_its_way_out, "A process is killed before it prepared"),
 )

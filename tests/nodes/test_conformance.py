@@ -66,6 +66,14 @@ class TestPymysql(NodeConformance):
         return PymysqlHarness(database("mariadb"), mariadb)
 
 
+class TestMariaDBLog(NodeConformance):
+    """MariaDB with a binary log."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, mariadb_log: MariaDBServer) -> Harness:
+        return PymysqlHarness(database("mariadb_log"), mariadb_log)
+
+
 class TestSQLiteAsyncio(NodeConformance):
     """SQLite under asyncio."""
 

@@ -279,11 +279,11 @@ def test_session_ends_when_it_idles_too_long(side: Side, url: str) -> None:
 
 
 def test_versions() -> None:
-    assert too_old("10.4.30-MariaDB") is not None
-    assert too_old("5.7.44") is not None
-    assert too_old("10.5.1-MariaDB-log") is None
-    assert too_old("8.0.36") is None
-    assert too_old("11.4.2-MariaDB") is None
+    for version in ("10.4.30-MariaDB", "5.7.44"):
+        assert "rolls prepared branches back" in (too_old(version, logs=False) or "")
+    assert "has a binary log" in (too_old("8.0.29-commercial", logs=True) or "")
+    for version, logs in (("10.5.1-MariaDB-log", True), ("11.4.2-MariaDB", False), ("8.0.30", True), ("8.0.15", False)):
+        assert too_old(version, logs=logs) is None
 
 
 def test_options_are_decoded() -> None:

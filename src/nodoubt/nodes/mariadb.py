@@ -1,6 +1,4 @@
-"""MariaDB (10.5 and later) and MySQL (8.0 and later): texts, limits, error codes. Tried on MariaDB 10.11.
-
-Facts that everything here rests on, each with a test against a real server:
+"""MariaDB (10.5 and later) and MySQL (8.0 and later): texts, limits, error codes. Each fact has a test on a real server:
 
 - A prepared branch stays attached to its session, and can be lost sight of when that ends: see ``mariadb_attached``.
 - XA RECOVER lists the branches of a whole server, and several nodes may be databases of one server. A name of 31 bytes does
@@ -10,6 +8,7 @@ Facts that everything here rests on, each with a test against a real server:
   transaction opened READ ONLY is ended by DDL without a word; a session that is READ ONLY refuses it.
 - A failed statement does not doom a transaction: the guard remembers it. The first error ends a packet of statements.
 - A commit is visible before its log is forced. Whoever acts on a decision it read must commit a write of its own first.
+- With a binary log, MariaDB's XA COMMIT … ONE PHASE can be undone to prepared by a crash, until the next commit forces it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation
 from nodoubt.nodes.dialect import NodeSettings, Row, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
-from nodoubt.nodes.mariadb_inspect import durable, inspect, too_old
+from nodoubt.nodes.mariadb_inspect import durable, inspect, may_list, too_old
 from nodoubt.nodes.mariadb_rules import RULES
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
 from nodoubt.protocol.ids import XA_FORMAT, BranchId, gid_unix_ms, parse_xa
@@ -88,7 +87,7 @@ class MariaDB:
         #: Where our tables are; a block may ``USE`` another database, so no text of ours relies on the current one.
         self._schema = ""
         self._mark = ""
-        self._read_committed = self._forced = ""
+        self._read_committed = self._forced = self._decided = ""
         #: Sessions that have let go of all that was attached to them.
         self._over: set[str] = set()
         #: Whether a writing branch can be kept from overwriting what its snapshot does not show.
@@ -98,21 +97,22 @@ class MariaDB:
         # Before any user had it: USE would lie.
         if self._version:
             return
-        ((database, folded, version, binlog),) = await session.query(
-            "SELECT DATABASE(), @@lower_case_table_names, VERSION(), @@binlog_format"
+        ((database, folded, version, logs, log_format),) = await session.query(
+            "SELECT DATABASE(), @@lower_case_table_names, VERSION(), @@log_bin, @@binlog_format"
         )
         if not database:
             raise ConfigError("the URL names no database", hint="use mariadb://user@host/database")
-        if (why := too_old(version)) is not None:
+        if (why := too_old(version, logs=bool(int(logs)))) is not None:
             raise ConfigError(why)
         self._schema = f"`{database.replace('`', '``')}`."
         name = database.lower() if folded else database
         self._mark = hashlib.sha256(name.encode()).hexdigest()[:MARK_LENGTH]
         # At READ COMMITTED probes lock nothing but their keys; logging by statement does not allow it (error 1665).
-        self._read_committed = "" if binlog == "STATEMENT" else "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"
+        self._read_committed = "" if log_format == "STATEMENT" else "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"
         self._forced = isolated.forced(self._schema, self._read_committed)
         self.snapshot_isolation = bool(await session.query(f"SHOW VARIABLES LIKE '{isolated.SNAPSHOT_ISOLATION}'"))
         self._version = version
+        self._decided = f";{self._forced}" if int(logs) and self.is_mariadb else ""
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         session.handle = session.token
@@ -176,7 +176,7 @@ class MariaDB:
         return (
             f"INSERT INTO {self._schema}nodoubt_decision (gid, decision, participants, complete, reason) VALUES"
             f" ('{branch.gid}','committed','{participants_json(participants)}',{0 if participants else 1},{reason});"
-            f"XA END {xid};XA COMMIT {xid} ONE PHASE"
+            f"XA END {xid};XA COMMIT {xid} ONE PHASE{self._decided}"
         )
 
     def finish(self, branch: BranchId, *, commit: bool) -> str:
@@ -341,6 +341,7 @@ class MariaDB:
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
         check_identity(await self.identity(session), name, domain)
+        await may_list(session, is_mariadb=self.is_mariadb)
 
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return await inspect(self, session, name, domain)
@@ -368,7 +369,7 @@ class MariaDB:
         return f"installed, schema {SCHEMA_VERSION}"
 
     def ddl(self, name: str, domain: str) -> str:
-        return "".join(f"{text};\n" for text in (*DDL, self._identify(name, domain, "LEFT(MD5(UUID()), 8)")))
+        return "".join(f"{text};\n" for text in (*DDL, self._identify(name, domain, "LEFT(SHA2(UUID(), 256), 8)")))
 
     def _identify(self, name: str, domain: str, random: str) -> str:
         return (

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Finding, Isolation
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 _MARIADB_MIN = (10, 5)
 _MYSQL_MIN = (8, 0)
+#: Before that, what XA PREPARE and XA COMMIT answered could be gone after a crash, where there is a binary log.
+_MYSQL_LOGS_MIN = (8, 0, 30)
+#: What a user of MySQL needs to list prepared branches.
+MAY_LIST = "GRANT XA_RECOVER_ADMIN ON *.* TO this user"
 #: A key that no gid can be.
 _NOBODY = "'nobody'"
 #: Our own rows that are about to be deleted are of no gid.
@@ -24,20 +29,30 @@ _EVIDENCE = f"SELECT gid, branch FROM nodoubt_branch WHERE gid NOT IN ('', {_NOB
 UNLISTED_S = 1.0
 
 
-def too_old(version: str) -> str | None:
-    """Why a server of this ``VERSION()`` cannot be a node; None if it can."""
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    found = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+def too_old(version: str, *, logs: bool) -> str | None:
+    """Why a server of this ``VERSION()``, with a binary log or without, cannot be a node; None if it can."""
+    found = tuple(map(int, re.findall(r"\d+", version)[:3]))
     kind, least = ("MariaDB", _MARIADB_MIN) if "mariadb" in version.lower() else ("MySQL", _MYSQL_MIN)
-    if found >= least:
-        return None
-    return f"{kind} {version} is older than {least[0]}.{least[1]}: it rolls prepared branches back at disconnect"
+    if found < least:
+        return f"{kind} {version} is older than {least[0]}.{least[1]}: it rolls prepared branches back at disconnect"
+    if kind == "MySQL" and logs and found < _MYSQL_LOGS_MIN:
+        return f"MySQL {version} is older than 8.0.30 and has a binary log: a crash can lose what it prepared and committed"
+    return None
+
+
+async def may_list(session: Session, *, is_mariadb: bool) -> None:
+    """Raise ConfigError for a user of MySQL who may not list branches, and so never settles anything."""
+    if not is_mariadb:
+        try:
+            await session.query("XA RECOVER CONVERT XID")
+        except StatementFailed as failure:
+            raise ConfigError(f"this user cannot list prepared branches: {failure}", hint=MAY_LIST) from failure
 
 
 async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) -> Sequence[Finding]:
     """Look at one server; raises only StatementFailed and ConnectionLost."""
-    ((version,),) = await session.query("SELECT VERSION()")
-    if (why := too_old(version)) is not None:
+    ((version, logs),) = await session.query("SELECT VERSION(), @@log_bin")
+    if (why := too_old(version, logs=bool(int(logs)))) is not None:
         return [Finding(check="version", level="error", text=why, fix="upgrade the server")]
     await dialect.learn(session)
     return [
@@ -111,7 +126,7 @@ async def _prepared(dialect: MariaDB, session: Session, domain: str) -> Sequence
                 check="prepared",
                 level="error",
                 text=f"prepared branches cannot be listed: {failure}",
-                fix="on MySQL: GRANT XA_RECOVER_ADMIN ON *.* TO this user",
+                fix=MAY_LIST,
             )
         ]
     findings = [Finding(check="prepared", level="ok", text=f"{len(listing.ours)} prepared branches of ours")]

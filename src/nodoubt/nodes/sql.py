@@ -190,7 +190,7 @@ class SqlNode:
     async def listed(self) -> Listing:
         """As :meth:`prepared`, on a session that no settling can have taken. Raises NodeUnavailable."""
         listing: Listing = await self._serve(
-            "list prepared branches", lambda session: self.dialect.prepared(session, self.domain), self._gates
+            "list prepared branches", lambda session: attached.listed(self, session), self._gates
         )
         return listing
 
@@ -215,9 +215,7 @@ class SqlNode:
         return result
 
     async def prepared(self) -> Listing:
-        listing: Listing = await self._serve(
-            "list prepared branches", lambda session: self.dialect.prepared(session, self.domain)
-        )
+        listing: Listing = await self._serve("list prepared branches", lambda session: attached.listed(self, session))
         return listing
 
     async def applied(self, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
@@ -282,6 +280,8 @@ class SqlNode:
             if not isinstance(error.__cause__, StatementFailed) or not self.dialect.is_locked(error.__cause__):
                 raise
             if len(gids) == 1:
+                # Perhaps it is no committer at work that holds the key, but a decision that needs committing again.
+                await self.prepared()
                 return {gids[0]: HomeSays.BUSY}
             # One key in use must not keep the others in doubt: halve the batch until it stands alone.
             middle = len(gids) // 2

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nodoubt.errors import NodeUnavailable
+from nodoubt.nodes.contract import Listing
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.protocol.ids import BranchId
@@ -18,6 +20,25 @@ logger = logging.getLogger("nodoubt")
 
 #: How long the server has to list a branch again.
 REVEAL_S_MAX = 30.0
+
+
+async def listed(node: SqlNode, session: Session) -> Listing:
+    """What is prepared. A decision that is prepared had been committed, in one phase, when its server died: it is again.
+
+    Nobody was told of it, or acted on it, since it was not forced; but the binary log has it, and some may have seen it.
+    """
+    listing = await node.dialect.prepared(session, node.domain)
+    if node.capabilities.detached:
+        return listing
+    decided = [found.id for found in listing.ours if found.id.home == node.name]
+    for branch in decided:
+        logger.warning("node %r died with the decision of %s, which is committed again", node.name, branch.gid)
+        try:
+            await session.command(node.dialect.finish(branch, commit=True))
+        except StatementFailed as failure:
+            if not node.dialect.is_missing(failure):
+                raise
+    return replace(listing, ours=tuple(found for found in listing.ours if found.id not in decided))
 
 
 async def let_go(node: SqlNode, session: Session, branch: BranchId) -> bool:

@@ -255,7 +255,7 @@ class MariaDBServer(MariaDBBranches):
         return OK
 
     def _learn(self, b: Backend) -> Answer:
-        return "", [(f"sim_{self.name}", 0, "10.11.19-MariaDB", "MIXED")]
+        return "", [(f"sim_{self.name}", 0, "10.11.19-MariaDB", int(self.logs), "MIXED")]
 
     def _clock(self, b: Backend) -> Answer:
         return "", [(self.clock_s(),)]

@@ -2,7 +2,8 @@
 
 A prepared branch stays attached to its session: others get 1397 although XA RECOVER lists it, until that session is gone, which
 takes a moment; who finishes it just then is told that it was done, and the branch is hidden. A deadlock leaves a branch that can
-only be rolled back. A commit is seen before it is forced.
+only be rolled back. A commit is seen before it is forced. With a binary log, the end of a branch may not be forced when it is
+answered, neither a commit in one phase nor a rollback: after a crash it is prepared.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class MariaDBBranches(Server):
     kind = "mariadb"
     #: The transaction of a prepared branch is free of its session at most this long after its name, on a machine with much to do.
     free_s = 0.1
+    #: Whether it has a binary log.
+    logs = False
 
     def spell(self, branch: BranchId) -> str:
         mark = hashlib.sha256(f"sim_{self.name}".encode()).hexdigest()[:16]
@@ -214,7 +217,15 @@ class MariaDBBranches(Server):
             raise SqlError("1398", "XAER_INVAL: Invalid arguments")
         if _state(b) != IDLE or b.txn is None:
             raise _wrong_state(b)
-        yield from self._commit_txn(b, b.txn)
+        if not self.logs:
+            yield from self._commit_txn(b, b.txn)
+            return OK
+        writes = b.txn.writes
+        prepared = self.store.append(Record("prepare", xid, writes, at_s=self.clock_s()))
+        self.store.append(Record("finish", xid, writes))
+        self.store.end(b.txn, apply=True)
+        self._close(b)
+        yield from self.force(b, prepared)
         return OK
 
     def xa_finish(self, b: Backend, xid: str, *, commit: bool) -> Steps:
@@ -239,7 +250,8 @@ class MariaDBBranches(Server):
         length = self._finish(xid, commit=commit)
         if b.branch:
             self._close(b)
-        yield from self.force(b, length)
+        if commit or not self.logs:
+            yield from self.force(b, length)
         return OK
 
     def _own_or_outside(self, b: Backend, xid: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from nodoubt.engine import engine, performer, settle
 from nodoubt.engine.asynchronous import AsyncTransactionManager
 from nodoubt.errors import ConfigError
-from nodoubt.nodes import mariadb_attached
+from nodoubt.nodes import mariadb_attached, sql_attached
 from nodoubt.nodes.contract import Ended
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard
@@ -29,7 +29,7 @@ from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.protocol.verdicts import HomeSays
 from nodoubt.sim.machine import SimulatedFiles
 from nodoubt.sim.mutants_isolation import ISOLATION
-from nodoubt.sim.seam import Mutant, swapped
+from nodoubt.sim.seam import Mutant, reworded, swapped
 
 
 @contextmanager
@@ -275,6 +275,16 @@ MUTANTS: Mapping[str, Mutant] = {
     ),
     "believed-at-once": Mutant(
         mistake="MariaDB is believed when it says that it finished a branch whose session just ended", switch=_believed
+    ),
+    "decision-unforced": Mutant(
+        mistake="a decision is told before MariaDB, which has a binary log, has it on disk",
+        switch=lambda: reworded(MariaDB, "decide", lambda text: text.partition(";SET TRANSACTION")[0]),
+    ),
+    "decision-left-prepared": Mutant(
+        mistake="a decision that MariaDB took back to prepared is left for a branch that somebody else decides",
+        switch=lambda: swapped(
+            sql_attached, "listed", lambda node, session: node.dialect.prepared(session, node.domain)
+        ),
     ),
     **ISOLATION,
 }

@@ -17,7 +17,7 @@ from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.sql_branch import SqlBranch
 from nodoubt.nodes.sqlite import SQLiteNode
 from nodoubt.sim.locks import Place, Txn
-from nodoubt.sim.seam import Mutant, swapped
+from nodoubt.sim.seam import Mutant, reworded, swapped
 from nodoubt.sim.store import Store
 
 _OPEN, _CLOSED, _REOPEN, _FINISH_DECIDED = Instant.open, Instant._closed, Instant._reopen, Instant._finish_decided
@@ -73,12 +73,6 @@ async def _reopen_anyhow(self: Instant, *, is_left: bool) -> None:
 async def _never_busy(self: SqlBranch) -> Glance:
     glance = await _GLANCE(self)
     return Glance.UNMOVED if glance is Glance.BUSY else glance
-
-
-def _text(name: str, change: Callable[[str], str], dialect: type = PostgreSQL) -> Any:
-    """A server is told something else."""
-    said = getattr(dialect, name)
-    return swapped(dialect, name, lambda self, *args, **options: change(said(self, *args, **options)))
 
 
 @contextmanager
@@ -140,7 +134,7 @@ ISOLATION: Mapping[str, Mutant] = {
     ),
     "snapshot-lazy": Mutant(
         mistake="PostgreSQL takes its snapshot at the first statement of the block",
-        switch=lambda: _text("look", lambda text: text.removesuffix("SELECT 1").removesuffix(";")),
+        switch=lambda: reworded(PostgreSQL, "look", lambda text: text.removesuffix("SELECT 1").removesuffix(";")),
     ),
     "busy-ignored": Mutant(
         mistake="snapshots are opened without gates although somebody is at work",
@@ -148,11 +142,11 @@ ISOLATION: Mapping[str, Mutant] = {
     ),
     "read-unforced": Mutant(
         mistake="a serializable reader is told that it is through before what it read is on MariaDB's disk",
-        switch=lambda: _text("release", lambda text: text.partition(";SET TRANSACTION")[0], MariaDB),
+        switch=lambda: reworded(MariaDB, "release", lambda text: text.partition(";SET TRANSACTION")[0]),
     ),
     "last-committer-wins": Mutant(
         mistake="PostgreSQL is at READ COMMITTED in a snapshot",
-        switch=lambda: _text("begin_on", lambda text: text.replace("REPEATABLE READ", "READ COMMITTED")),
+        switch=lambda: reworded(PostgreSQL, "begin_on", lambda text: text.replace("REPEATABLE READ", "READ COMMITTED")),
     ),
     "keys-at-home-alone": Mutant(
         mistake="the keys are locked on home alone", switch=lambda: _begun(lambda is_home, **_: not is_home)

@@ -40,6 +40,8 @@ SERVERS: dict[str, type[Server]] = {"postgresql": PostgreSQLServer, "mariadb": M
 SETTLED_S_MAX = 600.0
 #: How often it is looked whether everything is settled.
 LOOK_S = 1.0
+#: How often a MariaDB node has a binary log.
+LOGS = 0.3
 #: How often a new process settles again, which takes longer to simulate than one that runs.
 NEW_PROCESS = 0.2
 #: A history takes some thousand steps; one that takes so many will never end.
@@ -125,7 +127,10 @@ class Simulation:
     def _database(self, name: str, kind: str) -> Server | SQLiteDatabase:
         if kind == "sqlite":
             return SQLiteDatabase(name, self.machine, self.observer, _tables(name))
-        return SERVERS[kind](name, self.schedule, self.observer, Random(self.random.random()), _tables(name))
+        server = SERVERS[kind](name, self.schedule, self.observer, Random(self.random.random()), _tables(name))
+        if isinstance(server, MariaDBServer):
+            server.logs = self.plan.stream(f"binary log of {name}").random() < LOGS
+        return server
 
     @property
     def attempts(self) -> list[Attempt]:

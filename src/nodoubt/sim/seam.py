@@ -24,3 +24,9 @@ class Mutant:
 
     mistake: str
     switch: Callable[[], AbstractContextManager[None]]
+
+
+def reworded(dialect: type, name: str, change: Callable[[str], str]) -> AbstractContextManager[None]:
+    """A server is told something else."""
+    said = getattr(dialect, name)
+    return swapped(dialect, name, lambda self, *args, **options: change(said(self, *args, **options)))

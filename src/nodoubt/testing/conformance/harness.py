@@ -150,8 +150,9 @@ class Harness(abc.ABC):
         while self._opened:
             await self._opened.pop().close()
 
-    def id(self, *, gid: str = "", branch: int = 1, home: str = "here", domain: str = DOMAIN) -> BranchId:
-        """A branch id; of a new transaction unless ``gid`` names one."""
+    def id(self, *, gid: str = "", branch: int = 1, home: str = "", domain: str = DOMAIN) -> BranchId:
+        """A branch id; of a new transaction unless ``gid`` names one. Number 0 is home's, unless ``home`` names another node."""
+        home = home or ("there" if branch else "here")
         return BranchId(domain=domain, gid=gid or self.gid(), branch=branch, home=home)
 
     def gid(self) -> str:
