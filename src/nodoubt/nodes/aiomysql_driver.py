@@ -31,9 +31,10 @@ class AiomysqlConnection(MySQLConnection):
 
     async def query(self, sql: str | bytes | bytearray, unbuffered: bool = False) -> Any:
         with self.statement(sql):
+            before = self._raw.server_status
             affected = await self._raw.query(sql, unbuffered)
             self.adopt_unbuffered()
-            self.check_inside(sql)
+            self.check_inside(sql, before)
         return affected
 
     async def next_result(self) -> Any:

@@ -128,9 +128,12 @@ class MySQLConnection(BranchConnection):
         guard: Guard = self._guard
         return guard.statement(text)
 
-    def check_inside(self, sql: str | bytes | bytearray) -> None:
-        """After a statement: the transaction must still be open, which a procedure can change in a read-only branch."""
-        if not self._raw.server_status & _IN_TRANSACTION:
+    def check_inside(self, sql: str | bytes | bytearray, before: int) -> None:
+        """After a statement: the transaction must still be open, which a procedure can change in a read-only branch.
+
+        ``before`` is the server's status before it: MySQL calls an XA transaction open once it touched a table.
+        """
+        if before & _IN_TRANSACTION and not self._raw.server_status & _IN_TRANSACTION:
             text = sql if isinstance(sql, str) else sql.decode("utf-8", "replace")
             raise self._guard.refuse(shorten(text), "it ended the transaction by itself")
 

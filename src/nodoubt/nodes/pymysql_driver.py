@@ -29,9 +29,10 @@ class PymysqlConnection(MySQLConnection):
 
     def query(self, sql: str | bytes | bytearray, unbuffered: bool = False) -> Any:
         with self.statement(sql):
+            before = self._raw.server_status
             affected = self._raw.query(sql, unbuffered)
             self.adopt_unbuffered()
-            self.check_inside(sql)
+            self.check_inside(sql, before)
         return affected
 
     def next_result(self, unbuffered: bool = False) -> Any:

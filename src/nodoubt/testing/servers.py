@@ -34,7 +34,7 @@ from nodoubt.testing.processes import (
     short_folder,
 )
 
-__all__ = ["MariaDBServer", "PostgreSQLServer", "Server", "ServerFailed", "ServerMissing"]
+__all__ = ["MariaDBServer", "MySQLServer", "PostgreSQLServer", "Server", "ServerFailed", "ServerMissing"]
 
 LOG_TAIL_BYTES: Final = 4000
 """How much of a server's log an error shows."""
@@ -301,9 +301,9 @@ class MariaDBServer(Server):
     _shutdown_signal = signal.SIGTERM
 
     def _locate(self) -> None:
-        self._mariadbd = find("mariadbd", package="mariadb-server")
+        self._program = find("mariadbd", package="mariadb-server")
         self._installer = find("mariadb-install-db", package="mariadb-server")
-        self._mariadb = find("mariadb", package="mariadb-server")
+        self._client = find("mariadb", package="mariadb-server")
 
     @property
     def _socket(self) -> Path:
@@ -329,7 +329,7 @@ class MariaDBServer(Server):
             "pid-file": str(self.folder / "pid"),
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
-        return [str(self._mariadbd), "--no-defaults", "--skip-name-resolve", *options]
+        return [str(self._program), "--no-defaults", "--skip-name-resolve", *options]
 
     def _ready(self) -> bool:
         """Read a greeting from the socket in our folder: its fifth byte is the protocol's version, 10."""
@@ -343,7 +343,7 @@ class MariaDBServer(Server):
 
     def _query(self, *statements: str, database: str | None = None) -> str:
         where = [f"--socket={self._socket}", "--user=root", f"--database={database or 'mysql'}"]
-        return self._run(self._mariadb, "--no-defaults", "-BN", *where, f"--execute={'; '.join(statements)}")
+        return self._run(self._client, "--no-defaults", "-BN", *where, f"--execute={'; '.join(statements)}")
 
     def _furnish(self) -> None:
         """Let root in over TCP, where names are not resolved, and nobody without a name."""
@@ -352,6 +352,35 @@ class MariaDBServer(Server):
             "GRANT ALL ON *.* TO root@127.0.0.1 WITH GRANT OPTION",
             "DELETE FROM global_priv WHERE User = ''",
             "FLUSH PRIVILEGES",
+            f"CREATE DATABASE {self._first_database}",
+        )
+
+
+class MySQLServer(MariaDBServer):
+    """A MySQL server whose user `root` needs no password from 127.0.0.1, with an empty database `test`."""
+
+    kind = "mysql"
+
+    def _locate(self) -> None:
+        self._program = find("mysqld", package="mysql-server")
+        self._client = find("mysql", package="mysql-client")
+
+    def _initialise(self) -> None:
+        # MariaDB's packages have a program of that name, too.
+        if "MariaDB" in self._run(self._program, "--version"):
+            raise ServerMissing(
+                f"{self._program} is MariaDB, not MySQL; put the folder of MySQL's programs first in PATH"
+            )
+        self._run(self._program, "--no-defaults", "--initialize-insecure", f"--datadir={self._data}")
+
+    def _command(self) -> Sequence[str]:
+        # Its second protocol would listen on a fixed port, and files for the server's own use have a fixed folder.
+        return [*super()._command(), "--mysqlx=OFF", "--secure-file-priv=NULL"]
+
+    def _furnish(self) -> None:
+        self._query(
+            "CREATE USER root@127.0.0.1",
+            "GRANT ALL ON *.* TO root@127.0.0.1 WITH GRANT OPTION",
             f"CREATE DATABASE {self._first_database}",
         )
 
