@@ -16,6 +16,7 @@ import pytest
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server
 
 ServerName = Literal["postgresql", "postgresql2", "mariadb", "mariadb_log", "mysql"]
+BINARY_LOG = {"log_bin": "log", "sync_binlog": "1", "server_id": "1", "innodb_flush_log_at_timeout": "2700"}
 DatabaseFactory = Callable[[ServerName | Literal["sqlite"]], str]
 
 
@@ -43,8 +44,7 @@ def mariadb() -> Iterator[MariaDBServer]:
 @pytest.fixture(scope="session")
 def mariadb_log() -> Iterator[MariaDBServer]:
     """Another one, with a binary log. It writes nothing to its disk but what somebody waits for."""
-    settings = {"log_bin": "log", "sync_binlog": "1", "server_id": "1", "innodb_flush_log_at_timeout": "2700"}
-    with MariaDBServer.start(settings) as server:
+    with MariaDBServer.start(BINARY_LOG) as server:
         yield server
 
 

@@ -9,7 +9,7 @@ from nodoubt.nodes.mariadb import MariaDB
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.protocol.verdicts import HomeSays
 from nodoubt.testing.servers import MariaDBServer
-from tests.conftest import DatabaseFactory
+from tests.conftest import BINARY_LOG, DatabaseFactory
 from tests.nodes.mariadb_side import TABLE, Outsider, Side
 
 
@@ -18,18 +18,19 @@ def url(database: DatabaseFactory) -> str:
     return database("mariadb_log")
 
 
+async def decide(side: Side, node: SqlNode) -> str:
+    """Write, and decide; the gid."""
+    own = side.id(0, home="stock")
+    branch = await side.begin(node, own, is_home=True)
+    await side.sql(branch.connection, "INSERT INTO item VALUES (1, 1)")
+    assert (await branch.decide({1: "orders"})).said is Said.YES
+    return own.gid
+
+
 def decided(side: Side, url: str, server: MariaDBServer) -> str:
     """A decision, behind which the server dies; its gid."""
-
-    async def decide(node: SqlNode) -> str:
-        own = side.id(0, home="stock")
-        branch = await side.begin(node, own, is_home=True)
-        await side.sql(branch.connection, "INSERT INTO item VALUES (1, 1)")
-        assert (await branch.decide({1: "orders"})).said is Said.YES
-        return own.gid
-
     side.outsider(url)(TABLE)
-    gid = side.run(decide(side.run(side.node(url))))
+    gid = side.run(decide(side, side.run(side.node(url))))
     server.kill()
     server.restart()
     return gid
@@ -39,6 +40,19 @@ def test_a_decision_is_forced_by_what_follows_it(side: Side, url: str, mariadb_l
     decided(side, url, mariadb_log)
     see = side.outsider(url)
     assert (see("XA RECOVER"), see("SELECT id FROM item")) == ((), ((1,),))
+
+
+def test_a_server_may_get_its_log_while_a_node_is_open(side: Side) -> None:
+    with MariaDBServer.start() as server:
+        node = side.run(side.node(server.url))
+        side.outsider(server.url)(TABLE)
+        side.run(side.begin(node))
+        server._settings.update(BINARY_LOG)
+        for step in (lambda: None, lambda: side.run(decide(side, node))):
+            step()
+            server.kill()
+            server.restart()
+        assert side.outsider(server.url)("SELECT id FROM item") == ((1,),)
 
 
 @pytest.mark.parametrize("first", ["a list", "a probe"])

@@ -112,15 +112,16 @@ class MariaDB:
         self._forced = isolated.forced(self._schema, self._read_committed)
         self.snapshot_isolation = bool(await session.query(f"SHOW VARIABLES LIKE '{isolated.SNAPSHOT_ISOLATION}'"))
         self._version = version
-        self._decided = f";{self._forced}" if int(logs) and self.is_mariadb else ""
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         session.handle = session.token
         # MySQL has no limit of its own for transactions, so there sessions that idle in the pool end as well.
         limit = "idle_transaction_timeout" if self.is_mariadb else "wait_timeout"
-        ((held,),) = await session.query(
-            f"SET SESSION {limit} = {math.ceil(settings.session_limit_s)};SELECT {attached.owning(session.token)}"
+        ((held, logs),) = await session.query(
+            f"SET SESSION {limit} = {math.ceil(settings.session_limit_s)};SELECT {attached.owning(session.token)}, @@log_bin"
         )
+        # A server that was started again, perhaps with a binary log now, has new sessions.
+        self._decided = f";{self._forced}" if int(logs) and self.is_mariadb else ""
         if held != 1:
             raise StatementFailed("", f"the lock nodoubt:{session.token} is held by somebody else")
         session.token += self._mark

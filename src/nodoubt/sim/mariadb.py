@@ -221,6 +221,10 @@ class MariaDBServer(MariaDBBranches):
         b.settings["named"] = name
         return "", [(1,)]
 
+    def _set_up(self, b: Backend, name: str) -> Answer:
+        ((held,),) = self._get_lock(b, name)[1]
+        return "", [(held, int(self.logs))]
+
     def _used_lock(self, b: Backend, name: str) -> Answer:
         return "", [(self._owner(name),)]
 
@@ -330,7 +334,7 @@ class MariaDBServer(MariaDBBranches):
         (r"SELECT 1 FROM \S*nodoubt_branch WHERE gid='(.*)' AND branch=(\d+) FOR UPDATE NOWAIT", _held),
         (r"INSERT IGNORE INTO \S*nodoubt_node SELECT \* FROM \S*nodoubt_node", _write_nothing),
         (r"SELECT gid FROM \S*nodoubt_branch WHERE gid < '(.*)' ORDER BY gid DESC LIMIT (\d+)", _old_evidence),
-        (r"SELECT GET_LOCK\('(.*)', 0\)", _get_lock),
+        (r"SELECT GET_LOCK\('(.*)', 0\), @@log_bin", _set_up),
         (r"DO GET_LOCK\('(.*)', 0\)", _get_lock),
         (r"SELECT GET_LOCK\('(nodoubt:gate:.*)',(.*)\)", _get_gate),
         (r"LOCK TABLES \S*nodoubt_node WRITE", _lock_tables),
