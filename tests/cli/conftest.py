@@ -148,10 +148,10 @@ def furnished(postgresql: PostgreSQLServer) -> dict[str, str]:
 
 
 @pytest.fixture
-def shop(furnished: dict[str, str]) -> Shop:
-    """Three databases with our tables and nothing in them."""
+def shop(furnished: dict[str, str]) -> Iterator[Shop]:
+    """Three databases with our tables and nothing in them. Nothing stays prepared: other tests want the server to stand still."""
     shop = Shop(furnished)
+    yield shop
     for node, url in furnished.items():
         rollbacks = [f"ROLLBACK PREPARED '{gid}'" for gid in shop.prepared(node)]
         sql(url, *rollbacks, "DROP TABLE IF EXISTS work", "TRUNCATE nodoubt.decision, nodoubt.branch", "SELECT 1")
-    return shop
