@@ -18,7 +18,7 @@ from nodoubt import AsyncTransactionManager
 from nodoubt.testing.disks import SmallDisk, failed_syncs, failing_sync
 from nodoubt.testing.processes import await_fact
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server
-from nodoubt.torture.grounds import SMALL
+from nodoubt.torture.grounds import SERVERS
 from tests.crash.conftest import fresh_nodes
 from tests.crash.harness import Victim, check, purge, query, settle
 from tests.crash.matrix import FULL, UNFORCED
@@ -75,13 +75,13 @@ class Small:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
     with ExitStack() as stack:
-        disks = {kind: SmallDisk() for kind in SMALL}
+        disks = {kind: SmallDisk() for kind in ("postgresql", "mariadb")}
         for disk in disks.values():
             stack.callback(disk.close)
         # Without recycled files each switch of the log needs a new one.
-        settings = {**SMALL["postgresql"], "wal_recycle": "off"}
+        settings = {**SERVERS["postgresql"][1], "wal_recycle": "off"}
         postgresql = stack.enter_context(PostgreSQLServer.start(settings, within=disks["postgresql"].folder))
-        mariadb = stack.enter_context(MariaDBServer.start(SMALL["mariadb"], within=disks["mariadb"].folder))
+        mariadb = stack.enter_context(MariaDBServer.start(SERVERS["mariadb"][1], within=disks["mariadb"].folder))
         nodes = stack.enter_context(fresh_nodes(postgresql, mariadb, tmp_path_factory.mktemp("small")))
         yield Small({"postgresql": postgresql, "mariadb": mariadb}, disks, nodes)
 

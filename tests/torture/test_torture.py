@@ -94,7 +94,7 @@ async def test_plain_commits_are_convicted() -> None:
 
 
 async def test_an_interrupt_ends_it_early_and_well() -> None:
-    own = ("--own", "postgresql,mariadb,sqlite", "--faults", "worker-kill,server-kill,server-pause")
+    own = ("--own", "postgresql,mariadb-log,sqlite", "--faults", "worker-kill,server-kill,server-pause")
     async with started("torture", "--json", "--seconds", "1000", "--seed", "4", *own) as process:
         await progress(process, " committed ")
         process.send_signal(signal.SIGINT)

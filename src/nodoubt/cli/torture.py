@@ -46,7 +46,7 @@ def add(subparsers: Any) -> None:
         "--own",
         metavar="KIND,KIND",
         default="postgresql,postgresql,mariadb",
-        help="nodes of its own: servers, or files of SQLite (default: %(default)s)",
+        help="nodes of its own: postgresql, mariadb, mariadb-log (with a binary log), mysql, sqlite (default: %(default)s)",
     )
     long = parser.add_mutually_exclusive_group()
     long.add_argument("--seconds", type=float, default=60.0, help="how long (default: %(default)g)")

@@ -13,7 +13,7 @@ from nodoubt.testing.disks import SmallDisk, why_no_failing_sync, why_no_small_d
 from nodoubt.testing.proxy import Proxy
 from nodoubt.testing.proxy_faults import Schedule, Statement
 from nodoubt.testing.proxy_wire import WIRES
-from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server, ServerMissing
+from nodoubt.testing.servers import MariaDBServer, MySQLServer, PostgreSQLServer, Server, ServerMissing
 from nodoubt.torture.options import FILE, OF_SERVERS, Kind, Options
 
 #: This part of the requests that PREPARE, decide, COMMIT and the like is struck by the network.
@@ -24,10 +24,15 @@ _OF_GATES = (Statement.CLOSE_GATE, Statement.OPEN_GATE, Statement.COMMIT)
 #: More requests of one kind than a node gets in a second.
 REQUESTS_PER_S = 500
 
-#: Settings of servers whose files must fit on a small disk.
-SMALL = {
-    "postgresql": {"shared_buffers": "32MB", "min_wal_size": "32MB", "max_wal_size": "64MB"},
-    "mariadb": {"innodb_log_file_size": "16M", "innodb_buffer_pool_size": "64M"},
+_INNODB = {"innodb_buffer_pool_size": "64M"}
+_LOG = {"server_id": "1", "sync_binlog": "1", "max_binlog_size": "16M", "loose_binlog_expire_logs_seconds": "60"}
+#: Servers of our own, with settings by which their files fit on a small disk.
+SERVERS: Mapping[str, tuple[type[Server], Mapping[str, str]]] = {
+    "postgresql": (PostgreSQLServer, {"shared_buffers": "32MB", "min_wal_size": "32MB", "max_wal_size": "64MB"}),
+    "mariadb": (MariaDBServer, {**_INNODB, "innodb_log_file_size": "16M"}),
+    "mariadb-log": (MariaDBServer, {**_INNODB, "innodb_log_file_size": "16M", **_LOG, "log_bin": "log"}),
+    # It has a binary log unless it is told otherwise.
+    "mysql": (MySQLServer, {**_INNODB, "loose_innodb_redo_log_capacity": "16M", **_LOG}),
 }
 
 
@@ -63,7 +68,7 @@ def possible(options: Options) -> tuple[list[Kind], dict[Kind, str]]:
     if Kind.SYNC_ERROR not in off and (why := why_no_failing_sync()):
         off[Kind.SYNC_ERROR] = why
     kinds = [url.partition(":")[0] for url in options.nodes.values()] or options.own
-    if not any(kind in WIRES for kind in kinds):
+    if not any(kind in WIRES or kind in SERVERS for kind in kinds):
         off.setdefault(Kind.NETWORK, "none of the nodes is reached through a network")
     return [kind for kind in Kind if kind not in off], off
 
@@ -94,13 +99,13 @@ def _own(kinds: Sequence[str], stack: contextlib.ExitStack, on: list[Kind], off:
         if kind == FILE:
             urls[name] = f"sqlite:///{folder / name}.db"
             continue
-        start = PostgreSQLServer.start if kind == "postgresql" else MariaDBServer.start
+        server, small = SERVERS[kind]
         if Kind.DISK_FULL in on:
             disks[name] = SmallDisk()
             stack.callback(disks[name].close)
         try:
             within = disks[name].folder if name in disks else None
-            servers[name] = stack.enter_context(start(SMALL[kind], within=within))
+            servers[name] = stack.enter_context(server.start(small, within=within))
         except ServerMissing as error:
             raise ConfigError(str(error), hint="install it, or name databases with --nodes") from error
         urls[name] = servers[name].url

@@ -15,7 +15,7 @@ WORKERS = 4
 OWN = ("postgresql", "postgresql", "mariadb")
 #: The kind of node that has no server.
 FILE = "sqlite"
-KINDS = ("postgresql", "mariadb", FILE)
+KINDS = ("postgresql", "mariadb", "mariadb-log", "mysql", FILE)
 
 
 class Kind(StrEnum):
