@@ -14,7 +14,7 @@ from nodoubt.testing.proxy import Proxy
 from nodoubt.testing.proxy_faults import Schedule, Statement
 from nodoubt.testing.proxy_wire import WIRES
 from nodoubt.testing.servers import MariaDBServer, MySQLServer, PostgreSQLServer, Server, ServerMissing
-from nodoubt.torture.options import FILE, OF_SERVERS, Kind, Options
+from nodoubt.torture.options import FILE, LOGGING, OF_SERVERS, Kind, Options
 
 #: This part of the requests that PREPARE, decide, COMMIT and the like is struck by the network.
 NETWORK_RATE = 0.004
@@ -30,7 +30,7 @@ _LOG = {"server_id": "1", "sync_binlog": "1", "max_binlog_size": "16M", "loose_b
 SERVERS: Mapping[str, tuple[type[Server], Mapping[str, str]]] = {
     "postgresql": (PostgreSQLServer, {"shared_buffers": "32MB", "min_wal_size": "32MB", "max_wal_size": "64MB"}),
     "mariadb": (MariaDBServer, {**_INNODB, "innodb_log_file_size": "16M"}),
-    "mariadb-log": (MariaDBServer, {**_INNODB, "innodb_log_file_size": "16M", **_LOG, "log_bin": "log"}),
+    LOGGING: (MariaDBServer, {**_INNODB, "innodb_log_file_size": "16M", **_LOG, "log_bin": "log"}),
     # It has a binary log unless it is told otherwise.
     "mysql": (MySQLServer, {**_INNODB, "loose_innodb_redo_log_capacity": "16M", **_LOG}),
 }
@@ -65,6 +65,8 @@ def possible(options: Options) -> tuple[list[Kind], dict[Kind, str]]:
             off.setdefault(kind, "only servers that it started itself are struck")
     if Kind.DISK_FULL not in off and (why := why_no_small_disk()):
         off[Kind.DISK_FULL] = why
+    if LOGGING in options.own:
+        off.setdefault(Kind.SYNC_ERROR, "MariaDB rolls a prepared branch back when it cannot force its binary log")
     if Kind.SYNC_ERROR not in off and (why := why_no_failing_sync()):
         off[Kind.SYNC_ERROR] = why
     kinds = [url.partition(":")[0] for url in options.nodes.values()] or options.own

@@ -15,7 +15,9 @@ WORKERS = 4
 OWN = ("postgresql", "postgresql", "mariadb")
 #: The kind of node that has no server.
 FILE = "sqlite"
-KINDS = ("postgresql", "mariadb", "mariadb-log", "mysql", FILE)
+#: MariaDB with a binary log.
+LOGGING = "mariadb-log"
+KINDS = ("postgresql", "mariadb", LOGGING, "mysql", FILE)
 
 
 class Kind(StrEnum):
