@@ -63,6 +63,11 @@ class SimulatedSession(Session):
         self._is_postgresql = server.kind == "postgresql"
         self._begin = ""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the server has it still."""
+        return self._line.backend.alive
+
     def begin_later(self, sql: str) -> bool:
         if self.cut:
             raise ConnectionLost("the server ended the session while it idled")

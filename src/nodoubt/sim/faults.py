@@ -11,7 +11,7 @@ from nodoubt.nodes.contract import Isolation
 from nodoubt.sim.machine import FORCE, UNSEEN_COMMIT
 from nodoubt.sim.mariadb import MariaDBServer
 from nodoubt.sim.plan import STROKES
-from nodoubt.sim.server import Disk, Server
+from nodoubt.sim.server import FORCE_S, Disk, Server
 from nodoubt.sim.watch import STEPS
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ AT_ONCE = ("process killed", "machine lost power", "seen decision lost")
 #: The disk of a home whose decisions are to be seen before they are forced is so much slower.
 UNFORCED_SLOWNESS = (1e3, 1e4)
 #: That of a server that is to lose what readers have seen, who must come to their end meanwhile.
-SEEN_SLOWNESS = (1e2, 1e3)
+SEEN_SLOWNESS = (50.0, 400.0)
 
 
 class Faults:
@@ -66,8 +66,8 @@ class Faults:
         plan = self._world.plan
         for server in self._world.servers if plan.forgetful else ():
             if isinstance(server, MariaDBServer):
-                server.disk.slowness = plan.stream("forgetful").uniform(*SEEN_SLOWNESS)
-                server.looked = partial(self._row_was_seen, server)
+                server.disk.slowness = self._random.uniform(*SEEN_SLOWNESS)
+                server.shows_unforced = partial(self._row_was_seen, server)
         for kind in STROKES:
             random = plan.stream(kind) if kind in plan.rates else None
             if random is not None:
@@ -320,7 +320,7 @@ class Faults:
     def _next_decision(self, process: str, gid: str, at_once: bool) -> None:
         self._strike("seen decision lost", process, gid)
 
-    def _read_unforced(self, home: Server, owner: str, gid: str, reader: str, asked: str, at_once: bool) -> None:
+    def _read_unforced(self, home: MariaDBServer, owner: str, gid: str, reader: str, asked: str, at_once: bool) -> None:
         world, store = self._world, home.store
         if self._healed or not store.tables["decision"].get(gid) or not store.is_unforced(("decision", gid)):
             return
@@ -333,25 +333,22 @@ class Faults:
         world.schedule.after(0.1 + world.plan.latency_s * 3, self._lose, home, world.processes[reader], gid)
 
     def _row_was_seen(self, home: MariaDBServer, key: str) -> None:
-        if self._healed or not home.store.is_unforced(("list", key)):
-            return
-        home.looked, world = None, self._world
-        # The reader has time to come to its end.
-        world.schedule.after(0.05 + world.plan.latency_s * self._random.choice((5, 20, 80)), self._lose_row, home, key)
+        lose = partial(self._world.schedule.after, FORCE_S * home.disk.slowness * self._random.random(), self._lose_row)
+        if self._random.random() < 0.5:
+            lose(home, key)
+        else:
+            # Behind a moment in which some reader believes that he is through.
+            self._await("Released", partial(lose, home, key), others_first=self._random.randrange(3))
 
-    def _lose_row(self, home: MariaDBServer, key: str) -> None:
+    def _lose_row(self, home: MariaDBServer, key: str, *reader: object) -> None:
         if not self._healed and home.store.is_unforced(("list", key)):
             self._world.observer.hit("met", "mariadb: seen row lost")
-            self._lose_log(home)
+            home.forget_unforced()
 
-    def _lose_log(self, home: Server) -> None:
-        home.store.lose(home.store.forced)
-        home.crash()
-
-    def _lose(self, home: Server, reader: Process, gid: str) -> None:
+    def _lose(self, home: MariaDBServer, reader: Process, gid: str) -> None:
         if self._healed:
             return
-        self._lose_log(home)
+        home.forget_unforced()
         self._world.schedule.after(0.1, home.start)
         if "operator finishes a branch" in self._world.plan.rates:
             self._await("RollbackBranch", partial(self._meddle, gid))

@@ -58,14 +58,13 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 async def ask(process: Process, world: Simulation) -> None:
-    """As a new process: settle, then compare every outcome with what the databases hold."""
+    """As a new process: settle, then ask for every outcome that nobody was told. What is answered is judged as if he had been."""
     while not process.is_open:
         await process.world.sleep(0.1)
     report = await process.manager.settle(grace_s=0)
     world.reported.update((doubt.gid, doubt.node) for doubt in report.strays)
     for attempt in world.attempts:
-        if attempt.told in ("committed", "aborted"):
-            # Its decision is compared with what is in the databases, like all others.
+        if attempt.known:
             continue
         try:
             outcome = await process.manager.outcome(attempt.gid)
@@ -99,7 +98,7 @@ def safety(world: Simulation) -> None:
 def _judge_end(world: Simulation, attempt: Attempt, there: set[str]) -> None:
     """One attempt: on which nodes it is, beside its decision and what its caller was told."""
     say = world.observer.violation
-    what = f"{attempt.tag} {attempt.gid} (told {attempt.told or 'nothing'!r}) is on {sorted(there) or 'no node'}"
+    what = f"{attempt.tag} {attempt.gid} (told {attempt.known or 'nothing'!r}) is on {sorted(there) or 'no node'}"
     by_hand = {node for gid, node in world.faults.by_hand if gid == attempt.gid}
     pending = {
         node
@@ -108,9 +107,9 @@ def _judge_end(world: Simulation, attempt: Attempt, there: set[str]) -> None:
     }
     decided = {row[0] for row in world.decisions(attempt.gid)}
     missing = set(attempt.moved) - there - by_hand - pending
-    if attempt.told == "aborted" and there - by_hand:
+    if attempt.known == "aborted" and there - by_hand:
         say(what)
-    if attempt.told == "committed" and (missing or (world.plan.heals and pending)):
+    if attempt.known == "committed" and (missing or (world.plan.heals and pending)):
         say(f"{what}, not on {sorted(missing | pending)}")
     if there - by_hand and missing:
         say(f"{what}, but not on {sorted(missing)}")

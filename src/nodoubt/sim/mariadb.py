@@ -30,8 +30,13 @@ class MariaDBServer(MariaDBBranches):
     """See the module."""
 
     decision_columns = 6
-    #: Called with the key of a row that somebody reads.
-    looked: Callable[[str], None] | None = None
+    #: Called with the key of a row that somebody reads and that is not on the disk yet.
+    shows_unforced: Callable[[str], None] = staticmethod(lambda key: None)
+
+    def forget_unforced(self) -> None:
+        """Die without anything that was not forced."""
+        self.store.lose(self.store.forced)
+        self.crash()
 
     # Our tables
 
@@ -283,10 +288,9 @@ class MariaDBServer(MariaDBBranches):
             yield from self.take(b, ("list", key), "read")
         else:
             self.store.look(txn)
-        if self.store.is_unforced(("list", key)):
+        if ("list", key) not in (txn.view or {}) and self.store.is_unforced(("list", key)):
             self.store.shown.add(("list", key))
-        if self.looked is not None:
-            self.looked(key)
+            self.shows_unforced(key)
         return "", [(self.store.seen(txn, "list", key),)]
 
     def _append(self, b: Backend, tag: Any, key: Any) -> Steps:

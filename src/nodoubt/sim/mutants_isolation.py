@@ -144,6 +144,10 @@ ISOLATION: Mapping[str, Mutant] = {
         mistake="a serializable reader is told that it is through before what it read is on MariaDB's disk",
         switch=lambda: reworded(MariaDB, "release", lambda text: text.partition(";SET TRANSACTION")[0]),
     ),
+    "view-unforced": Mutant(
+        mistake="a view is open before what it shows is on MariaDB's disk",
+        switch=lambda: reworded(MariaDB, "reopen_gate", lambda text: text.partition(";SET TRANSACTION")[0]),
+    ),
     "last-committer-wins": Mutant(
         mistake="PostgreSQL is at READ COMMITTED in a snapshot",
         switch=lambda: reworded(PostgreSQL, "begin_on", lambda text: text.replace("REPEATABLE READ", "READ COMMITTED")),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from nodoubt.judge import Level
@@ -37,14 +38,16 @@ class Part(NamedTuple):
 
     ending: Ending
     ops: Sequence[Op]
-    began: int = -1
+    began: int
     ended: int = NEVER
 
 
 def contradictions(world: Simulation) -> Iterator[str]:
     """What the history checker holds against the promised levels, and what callers missed of what they were told."""
     isolation, views = world.plan.isolation, world.chronicle.views
-    done = [*_attempts(world), *_last(world)]
+    last = [*_last(world)]
+    attempts = [*_attempts(world)]
+    done = [*attempts, *last]
     seen = [Part(Ending.OK, view.ops, view.began, view.ended) for view in views]
     if isolation is not Isolation.ATOMIC or not any(server.store.forgot for server in world.servers):
         # What a plain read saw on MariaDB the server may forget when it dies: that is the node's own isolation.
@@ -53,8 +56,7 @@ def contradictions(world: Simulation) -> Iterator[str]:
         yield from _against(done, Level.STRICT_SERIALIZABLE, "the transactions")
     if seen:
         # Each view is an instant between two decisions, and all locks of writes are held until the decision.
-        appends = [part._replace(ops=[op for op in part.ops if op[0] == "append"]) for part in done if part.began >= 0]
-        last = [part for part in done if part.began < 0]
+        appends = [part._replace(ops=[op for op in part.ops if op[0] == "append"]) for part in attempts]
         yield from _against([*appends, *last, *seen], Level.STRICT_SERIALIZABLE, "the appends and the views")
     for node, kind in world.plan.nodes.items():
         if kind in PROMISED_BY:
@@ -68,7 +70,7 @@ def _attempts(world: Simulation) -> Iterator[Part]:
     by_hand = {gid for gid, _ in world.faults.by_hand}
     for attempt in world.attempts:
         if attempt.gid not in by_hand:
-            ending = _ENDINGS.get(attempt.told, Ending.UNKNOWN)
+            ending = _ENDINGS.get(attempt.known, Ending.UNKNOWN)
             yield Part(ending, attempt.ops, attempt.began, attempt.ended)
             continue
         # What somebody finished by hand is no transaction over several nodes any more.
@@ -77,11 +79,14 @@ def _attempts(world: Simulation) -> Iterator[Part]:
 
 
 def _last(world: Simulation) -> Iterator[Part]:
-    """In the end all lists are read, one node after another; that says nothing about time. Not where something is in doubt."""
+    """In the end all lists are read: at once where all is settled, else one node after another, and none that is in doubt."""
+    reads: dict[str, list[Op]] = {}
     for node, database in world.databases.items():
         rows = database.store.tables["list"]
         if world.plan.heals or not database.in_doubt():
-            yield Part(Ending.OK, [("r", (node, name), rows[name]) for name in LISTS])
+            reads[node] = [("r", (node, name), rows[name]) for name in LISTS]
+    for ops in [[*chain.from_iterable(reads.values())]] if world.plan.heals else reads.values():
+        yield Part(Ending.OK, ops, world.chronicle.moment())
 
 
 def _against(parts: Iterable[Part], level: Level, where: str) -> Iterator[str]:

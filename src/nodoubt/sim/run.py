@@ -115,6 +115,7 @@ class Simulation:
             self._plant_strangers()
         self.chronicle = Chronicle()
         self.watcher = Watcher(self.schedule, self.observer)
+        self.watcher.decided = self._decided
         self.processes: dict[str, Process] = {}
         #: (gid, node) that settling reported as finished by somebody else.
         self.reported: set[tuple[str, str]] = set()
@@ -129,7 +130,7 @@ class Simulation:
             return SQLiteDatabase(name, self.machine, self.observer, _tables(name))
         server = SERVERS[kind](name, self.schedule, self.observer, Random(self.random.random()), _tables(name))
         if isinstance(server, MariaDBServer):
-            server.logs = self.plan.stream(f"binary log of {name}").random() < LOGS
+            server.logs = self.random.random() < LOGS
         return server
 
     @property
@@ -258,6 +259,11 @@ class Simulation:
         for name, database in self.databases.items():
             if any(f".{gid}" in branch for branch in database.in_doubt()):
                 self.observer.violation(f"{gid} is marked complete while its branch on {name} is prepared")
+
+    def _decided(self, home: str, gid: str) -> None:
+        database = self.databases[home]
+        if isinstance(database, Server) and not database.store.is_durable(("decision", gid)):
+            self.observer.violation(f"{gid} was told to be decided, and that is not on the disk of {home}")
 
     # Phases
 

@@ -146,6 +146,10 @@ class Store(Locks):
         """Whether somebody committed a row there, or prepared to, that is not on the disk yet."""
         return any(place in record.writes for record in self.log[self.forced :])
 
+    def is_durable(self, place: Place) -> bool:
+        """Whether a commit of a row there is on the disk."""
+        return any(place in record.writes and record.kind != "prepare" for record in self.log[: self.forced])
+
     def force(self, length: int) -> None:
         """The log is on the disk up to there."""
         self.forced = max(self.forced, length)

@@ -13,6 +13,7 @@ from nodoubt.engine import performer, settle
 from nodoubt.engine.instant import Instant
 from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Gate
+from nodoubt.nodes.sql_gate import SqlGate
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.ids import BranchId
 from nodoubt.protocol.states import BRANCHES
@@ -75,6 +76,8 @@ class Watcher:
         #: (message or step, how often it was seen) -> what to do then: faults that aim at the protocol instead of a time.
         #: They are told the process, the gid or the server asked, and whether they may strike before anything else happens.
         self.aimed: dict[tuple[str, int], list[Callable[[str, str, bool], object]]] = {}
+        #: Called with home and the gid when a machine is told that a decision is durable.
+        self.decided: Callable[[str, str], None] = lambda home, gid: None
 
     def __call__(self, what: Literal["order", "fact"], gid: str, message: m.Order | m.Fact) -> None:
         name = type(message).__name__
@@ -101,6 +104,8 @@ class Watcher:
         if work is None:
             return
         name, machine = type(fact).__name__, work.machine
+        if name == "DecisionDurable":
+            self.decided(work.home, gid)
         self._observer.hit("transition", _spelled(machine.phase, name))
         number = getattr(fact, "branch", machine.home)
         if number is not None and number < len(machine.branches):
@@ -144,11 +149,14 @@ def openings_counted(observer: Observer, is_up: Callable[[str], bool]) -> Iterat
         await finish(self, node, branch)
 
     async def counted_reopen(self: Instant, *, is_left: bool) -> None:
+        was_lost = not is_left and not all(map(_is_closed, self._gates.values()))
         try:
             await reopen(self, is_left=is_left)
         except NodeUnavailable:
             observer.hit("opening", "thrown away, for a gate was lost")
             raise
+        if was_lost:
+            observer.violation("snapshots were opened, and a gate had been lost before the last of them was taken")
 
     with (
         swapped(Instant, "_closed", counted_closed),
@@ -156,6 +164,12 @@ def openings_counted(observer: Observer, is_up: Callable[[str], bool]) -> Iterat
         swapped(Instant, "_reopen", counted_reopen),
     ):
         yield
+
+
+def _is_closed(gate: Gate) -> bool:
+    """Whether the server has the session that keeps a gate closed; that of a file lasts as long as its process."""
+    session: Any = gate._session if isinstance(gate, SqlGate) else None
+    return session is None or session.is_there
 
 
 @contextmanager

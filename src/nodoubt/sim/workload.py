@@ -74,6 +74,11 @@ class Attempt:
     began: int = 0
     ended: int = NEVER
 
+    @property
+    def known(self) -> str:
+        """How it ended, as far as anybody was told."""
+        return self.told if self.told in ("committed", "aborted") else self.answered
+
 
 @dataclass(slots=True, eq=False)
 class View:
@@ -257,8 +262,13 @@ class Client:
         """What a block is going to do."""
         random, nodes = self._random, self._plan.nodes
         names = random.sample(list(nodes), random.choice((1, 2, len(nodes), len(nodes))))
-        if self._plan.forgetful and random.random() < 0.5:
-            return [Step(node=name, look=random.choice(LISTS)) for name in names]
+        if self._plan.forgetful and random.random() < 0.8:
+            # Of what a lone writer did nothing is found again, and readers may have seen it.
+            home, *others = nodes
+            if random.random() < 0.6:
+                names = [home, *random.sample(others, random.randrange(len(others)))]
+                return [Step(node=name, look=random.choice(LISTS)) for name in names]
+            names = [home]
         amounts = [random.randint(1, 9) for _ in names[1:]]
         job = [
             Step(
