@@ -33,6 +33,8 @@ from tests.nodes.mariadb_side import Outsider
 
 #: Whoever waits for so long has been looked at for deadlocks.
 WAITS_S = 0.04
+#: Nor whoever was seen to wait for less than this since somebody else's step.
+LET_GO_S = 0.1
 #: A step that neither ends nor waits by then hangs.
 STEP_S_MAX = 30.0
 #: How often the server is asked.
@@ -281,6 +283,7 @@ class RealSide(Side):
     def settle(self, working: Mapping[asyncio.Task[None], Actor], leaving: Collection[Session]) -> None:
         laboratory = self._laboratory
         left = {laboratory.number(session) for session in leaving}
+        seen_waiting_s: list[float] = []
 
         def is_settled() -> bool:
             at_work = [actor.handle for task, actor in working.items() if not task.done()]
@@ -289,7 +292,12 @@ class RealSide(Side):
             # In this order: whoever is gone lets others go on before he is gone.
             left.intersection_update(laboratory.alive())
             waiting = laboratory.waiting()
-            return left <= waiting and all(session and laboratory.number(session) in waiting for session in at_work)
+            if not (left <= waiting and all(session and laboratory.number(session) in waiting for session in at_work)):
+                seen_waiting_s.clear()
+                return False
+            # Who was let go on just now waits, by the server's books, until his thread runs again.
+            seen_waiting_s.append(time.monotonic())
+            return seen_waiting_s[-1] - seen_waiting_s[0] >= LET_GO_S
 
         self._until(is_settled, working)
 
