@@ -138,8 +138,11 @@ def survey(successors: Sequence[Sequence[int]], ends: Sequence[int]) -> Survey:
                 if not index[target]:
                     enter = target
                     break
-                low[number] = min(low[number], index[target])
-                earliest[number] = min(earliest[number], earliest[target])
+                # No min(): this is where the time goes.
+                if (seen := index[target]) < low[number]:
+                    low[number] = seen
+                if (ended := earliest[target]) < earliest[number]:
+                    earliest[number] = ended
             else:
                 path.pop()
                 if low[number] == index[number]:
