@@ -33,7 +33,7 @@ from tests.nodes.mariadb_side import Outsider
 
 #: Whoever waits for so long has been looked at for deadlocks.
 WAITS_S = 0.04
-#: Nor whoever was seen to wait for less than this since somebody else's step.
+#: Whoever is seen to wait for so long behind somebody else's step was not let go on by it.
 LET_GO_S = 0.1
 #: A step that neither ends nor waits by then hangs.
 STEP_S_MAX = 30.0
