@@ -37,9 +37,9 @@ def decided(side: Side, url: str, server: MariaDBServer) -> str:
 
 
 def test_a_decision_is_forced_by_what_follows_it(side: Side, url: str, mariadb_log: MariaDBServer) -> None:
-    decided(side, url, mariadb_log)
+    gid = decided(side, url, mariadb_log)
     see = side.outsider(url)
-    assert (see("XA RECOVER"), see("SELECT id FROM item")) == ((), ((1,),))
+    assert (_prepared(see, gid), see("SELECT id FROM item")) == (0, ((1,),))
 
 
 def test_a_server_may_get_its_log_while_a_node_is_open(side: Side) -> None:
