@@ -8,9 +8,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from nodoubt.nodes.contract import Isolation
-from nodoubt.sim.machine import FORCE, UNSEEN_COMMIT
+from nodoubt.sim.deaths import Deaths
 from nodoubt.sim.mariadb import MariaDBServer
-from nodoubt.sim.plan import STROKES
+from nodoubt.sim.plan import STROKES, UNSEEN
 from nodoubt.sim.server import FORCE_S, Disk, Server
 from nodoubt.sim.watch import STEPS
 
@@ -56,6 +56,7 @@ class Faults:
         self._world = world
         self._random = world.plan.stream("strokes")
         self._healed = False
+        self._deaths: Deaths = Deaths(world, self._random)
         #: The process whose message brought the stroke about, and its gid, if one did.
         self._aimed_at = self._aimed_gid = ""
         #: gid -> what an operator did, by node.
@@ -103,7 +104,7 @@ class Faults:
 
     def heal(self) -> None:
         """The last fault is over: everything runs and is reached."""
-        self._healed = True
+        self._healed = self._deaths.over = True
         world = self._world
         world.observer.say("world", "heals")
         world.network.heal()
@@ -141,39 +142,10 @@ class Faults:
         return float(10 ** self._random.uniform(-1, 2.5))
 
     def _kill(self, *, with_machine: bool) -> bool:
-        name, world = self._some_process(), self._world
-        if name is None:
-            return False
-        # Where a node is a file, all processes are on its machine, and die together by power, or by whoever can kill them all.
-        everybody = bool(world.files) and with_machine
-        if world.files and self._random.random() < (0.7 if with_machine else 0.5):
-            # In the middle of what somebody does to the disk.
-            machine = world.machine
-            machine.dies_at = self._random.choice(("", UNSEEN_COMMIT, *[FORCE if with_machine else UNSEEN_COMMIT] * 3))
-            machine.dies_in = self._random.randint(1, 2 if machine.dies_at else 12)
-            everybody = everybody or (machine.dies_at == UNSEEN_COMMIT and self._random.random() < 0.7)
-            machine.kill = lambda loop: self._kill_now(loop.name, with_machine=with_machine, everybody=everybody)
-        else:
-            self._kill_now(name, with_machine=with_machine, everybody=everybody)
-        return True
-
-    def _kill_now(self, name: str, *, with_machine: bool, everybody: bool) -> None:
-        world = self._world
-        names = list(world.processes) if everybody else [name]
-        for victim in names:
-            if not world.processes[victim].loop.dead:
-                world.crash_points(victim)
-                world.observer.say(victim, "loses power" if with_machine else "is killed")
-                world.processes[victim].kill(with_machine=with_machine)
-                world.schedule.after(self._random.random() * 10, self._reboot, victim)
-        if with_machine and world.files:
-            world.machine.lose_power()
-            for database in world.files:
-                database.lose_power()
-
-    def _reboot(self, name: str) -> None:
-        if self._world.processes[name].loop.dead:
-            self._world.boot(name)
+        name = self._some_process()
+        if name is not None:
+            self._deaths.strike(name, with_machine=with_machine)
+        return name is not None
 
     def _pause(self) -> bool:
         name = self._some_process()
@@ -251,14 +223,8 @@ class Faults:
         disk = self._some_disk()
         disk.fails = True
         if disk is self._world.machine.disk and "machine lost power" in self._world.plan.rates:
-            self._await("Decide", self._fail_together)
+            self._await("Decide", self._deaths.fail_together)
         return True
-
-    def _fail_together(self, process: str, gid: str, at_once: bool) -> None:
-        """Power goes soon after a forced write failed: who believes the next one loses by it."""
-        if not self._healed and not self._world.machine.disk.fails and self._random.random() < 0.5:
-            self._world.observer.hit("fault", "machine lost power")
-            self._kill_now(process, with_machine=True, everybody=True)
 
     def _jump(self) -> bool:
         world = self._world
@@ -372,7 +338,7 @@ class Faults:
         watcher = self._world.watcher
         if what in STEPS:
             self._world.network.overhear = watcher.overhear
-        watcher.aimed.setdefault((what, watcher.seen(what) + 1 + others_first), []).append(strike)
+        watcher.aim(what, strike, others_first=others_first)
 
 
 def gid_of(name: str) -> str:
@@ -383,6 +349,7 @@ def gid_of(name: str) -> str:
 _STRIKE: dict[str, Callable[[Faults], bool]] = {
     "process killed": lambda faults: faults._kill(with_machine=False),
     "machine lost power": lambda faults: faults._kill(with_machine=True),
+    UNSEEN: lambda faults: faults._deaths.haunt(),
     "process paused": Faults._pause,
     "server killed": Faults._kill_server,
     "server paused": Faults._pause_server,

@@ -20,6 +20,8 @@ from nodoubt.sim.server import EPOCH_S, Disk
 
 #: Calls of the disk at which a death leaves most behind: content that is not forced, and a commit that nobody has seen.
 FORCE, UNSEEN_COMMIT = "force", "unseen commit"
+#: One of a block's work, where no journal keeps others from working on without it.
+UNSEEN_WORK = f"{UNSEEN_COMMIT} of work that is not journalled"
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +43,7 @@ class Machine:
         self.disk = Disk()
         #: Calls of the disk until somebody dies in the middle of one; None for nobody.
         self.dies_in: int | None = None
-        #: The only kind of call that counts there; "" if all do.
+        #: How the kind of call begins that counts there; "" if all do.
         self.dies_at = ""
         #: Lets the process of a loop die, or, with power, all of them.
         self.kill: Callable[[ProcessLoop], None] = lambda loop: None
@@ -54,7 +56,7 @@ class Machine:
         """A process touches the disk. Raises Died."""
         if loop.dead:
             raise Died
-        if self.dies_in is not None and self.dies_at in ("", what):
+        if self.dies_in is not None and what.startswith(self.dies_at):
             self.dies_in -= 1
             if self.dies_in <= 0:
                 self.dies_in = None

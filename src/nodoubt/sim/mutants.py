@@ -24,6 +24,7 @@ from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.sql_branch import SqlBranch
 from nodoubt.nodes.sqlite import SQLiteNode
 from nodoubt.nodes.sqlite_branch import SQLiteBranch
+from nodoubt.nodes.sqlite_sessions import Sessions
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.protocol.verdicts import HomeSays
@@ -238,6 +239,10 @@ MUTANTS: Mapping[str, Mutant] = {
         mistake="a SQLite node votes before its journal is on the disk", switch=_journal_unforced
     ),
     "fsync-retried": Mutant(mistake="an fsync that failed is repeated, and believed", switch=_fsync_retried),
+    "unseen-kept": Mutant(
+        mistake="a branch on SQLite begins beside a commit that nobody sees, and leaves it there",
+        switch=lambda: swapped(Sessions, "_overwrites_unseen", lambda self, session: False),
+    ),
     "journal-unlocked": Mutant(mistake="the SQLite journal is read without the lock", switch=_journal_read_unlocked),
     "gid-reused": Mutant(mistake="a retry uses the gid of the attempt before", switch=_gid_reused),
     "two-homes": Mutant(

@@ -14,6 +14,8 @@ from zlib import crc32
 from nodoubt.nodes.contract import Isolation
 from nodoubt.sim.network import FATES
 
+#: Where several processes use a file, one dies with a commit that nobody sees: see `Deaths.haunt`.
+UNSEEN = "unseen commit"
 #: Faults that strike at a moment, and how many strike in one history at most.
 STROKES = {
     "process killed": 3,
@@ -29,6 +31,7 @@ STROKES = {
     "operator finishes a branch": 3,
     "owner overtaken": 2,
     "seen decision lost": 2,
+    UNSEEN: 1,
 }
 #: Faults that callers make.
 CALLERS = ("caller cancels", "caller times out", "block raises", "block ignores an error")
@@ -135,6 +138,8 @@ def draw(seed: int) -> Plan:
         kinds[0], share = "mariadb", QUIET
     nodes = {f"{kind[0]}{number}": kind for number, kind in enumerate(kinds)}
     for kind in KINDS:
+        if kind == UNSEEN:
+            continue
         is_likelier = LIKELIER.get(kind) in nodes.values() or (is_crowded and kind in HOLD_OFF)
         if random.random() >= share * (2 if is_likelier else 1):
             continue
@@ -149,7 +154,7 @@ def draw(seed: int) -> Plan:
     isolation, views = (random.choice(LEVELS), random.choice(VIEWS)) if is_crowded else (Isolation.ATOMIC, 0.0)
     if is_forgetful and random.random() < 0.5:
         isolation = Isolation.SERIALIZABLE
-    return Plan(
+    plan = Plan(
         seed=seed,
         nodes=nodes,
         processes=max(random.choice((1, 2, 2, 2, 3)), 2 if is_still else 1),
@@ -166,3 +171,6 @@ def draw(seed: int) -> Plan:
         paces=(10, 40) if is_crowded else (1, 10, 10),
         heals=seed % UNLIMITED != 0,
     )
+    if plan.processes > 1 and "sqlite" in kinds and random.random() < 2 * share:
+        rates[UNSEEN] = STROKES[UNSEEN]
+    return plan

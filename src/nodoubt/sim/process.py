@@ -102,6 +102,8 @@ class Process:
         self.is_open = False
         #: Its clients are done.
         self.idle = False
+        #: Clients that have come for a while, and are at work.
+        self.guests = 0
         self.loop = ProcessLoop(network.schedule, name)
         self.loop.owner = self
         self.world = SimulatedWorld(network.schedule, clock, random, machine.disk)

@@ -44,6 +44,8 @@ LOOK_S = 1.0
 LOGS = 0.3
 #: How often a new process settles again, which takes longer to simulate than one that runs.
 NEW_PROCESS = 0.2
+#: How many transactions a guest makes.
+GUEST_TRANSACTIONS = 2
 #: A history takes some thousand steps; one that takes so many will never end.
 STEPS_MAX = 500_000
 
@@ -117,6 +119,7 @@ class Simulation:
         self.watcher = Watcher(self.schedule, self.observer)
         self.watcher.decided = self._decided
         self.processes: dict[str, Process] = {}
+        self._guests = 0
         #: (gid, node) that settling reported as finished by somebody else.
         self.reported: set[tuple[str, str]] = set()
         self._loops: list[ProcessLoop] = []
@@ -216,6 +219,21 @@ class Simulation:
         await asyncio.gather(*[client.work(manager) for client in self._clients.get(process.name, ())])
         process.idle = True
 
+    def crowd(self, node: str) -> None:
+        """One more client for every process that runs, at once and for a while, to write to a node."""
+        for process in self.processes.values():
+            if process.is_open and not process.loop.dead:
+                self._guests += 1
+                name = f"{process.name}g{self._guests}"
+                random = self.plan.stream(name)
+                guest = Client(name, self.plan, self.observer, self.chronicle, random, GUEST_TRANSACTIONS, node)
+                process.loop.create_task(self._entertain(process, guest))
+
+    async def _entertain(self, process: Process, guest: Client) -> None:
+        process.guests += 1
+        await guest.work_at_once(process.manager)
+        process.guests -= 1
+
     def clock(self, name: str) -> Clock:
         """The wall clock of a process's machine."""
         return self._clocks[name]
@@ -292,7 +310,8 @@ class Simulation:
 
     def is_quiet(self) -> bool:
         """Whether nobody works, nothing is in doubt, and nobody is going to ask again."""
-        at_work = any(not process.idle or process.asks_again for process in self.processes.values())
+        processes = self.processes.values()
+        at_work = any(not process.idle or process.guests or process.asks_again for process in processes)
         # A server goes on with what the dead asked of it.
         is_running = any(backend.running is not None for server in self.servers for backend in server.backends.values())
         return not at_work and not is_running and not judge.open_ends(self)

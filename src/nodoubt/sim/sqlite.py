@@ -19,7 +19,7 @@ from nodoubt.nodes.sqlite_sessions import LOCK_LOOK_S
 from nodoubt.sim.driver import SimulatedError
 from nodoubt.sim.locks import Txn
 from nodoubt.sim.loop import Died, ProcessLoop
-from nodoubt.sim.machine import UNSEEN_COMMIT
+from nodoubt.sim.machine import UNSEEN_COMMIT, UNSEEN_WORK
 from nodoubt.sim.sqlite_file import SQLiteDatabase
 from nodoubt.sim.store import Record
 
@@ -203,7 +203,8 @@ class SimulatedSQLite:
             raise StatementFailed("SQLITE_FULL", "database or disk is full")
         # Written: from now on it may be found, though nobody has seen it.
         database.ghost = Record("commit", writes=txn.writes)
-        machine.step(self.loop, UNSEEN_COMMIT)
+        is_work = any(table in CARRIED for table, _ in txn.writes)
+        machine.step(self.loop, UNSEEN_WORK if is_work and not database.in_doubt() else UNSEEN_COMMIT)
         if machine.disk.fails:
             machine.disk.fails = False
             database.observer.hit("met", "sqlite: forced write failed")

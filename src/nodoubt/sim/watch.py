@@ -113,9 +113,9 @@ class Watcher:
             if (state, type(fact)) in BRANCHES:
                 self._observer.hit("transition of a branch", _spelled(state, name))
 
-    def seen(self, what: str) -> int:
-        """How often a message or a step was seen."""
-        return self._seen[what]
+    def aim(self, what: str, strike: Callable[[str, str, bool], object], *, others_first: int = 0) -> None:
+        """Call at the next message or step of that kind, behind so many others."""
+        self.aimed.setdefault((what, self._seen[what] + 1 + others_first), []).append(strike)
 
     def overhear(self, process: str, server: str, text: str) -> None:
         """A process sends a text: a step of settling may be what a fault aims at."""

@@ -123,7 +123,14 @@ class Client:
     """One task of a process that makes transactions one after another."""
 
     def __init__(
-        self, name: str, plan: Plan, observer: Observer, chronicle: Chronicle, random: Random, left: int
+        self,
+        name: str,
+        plan: Plan,
+        observer: Observer,
+        chronicle: Chronicle,
+        random: Random,
+        left: int,
+        errand: str = "",
     ) -> None:
         self.name = name
         #: Transactions that are still to be made, by this process or the next one.
@@ -135,6 +142,8 @@ class Client:
         self._moment = chronicle.moment
         self._random = random
         self._tags = 0
+        #: The node that each of its transactions writes, alone or behind another; "" for whatever is drawn.
+        self._errand = errand
 
     async def work(self, manager: AsyncTransactionManager) -> None:
         """Make the transactions that are left."""
@@ -148,6 +157,12 @@ class Client:
                 # Behind the last fault one more shows that all is well again, and nobody waits for it.
                 self.left, pause_s = 0, faults_s + self._random.random()
             await asyncio.sleep(pause_s)
+            await self._one(manager)
+
+    async def work_at_once(self, manager: AsyncTransactionManager) -> None:
+        """Make the transactions that are left, without a pause."""
+        while self.left:
+            self.left -= 1
             await self._one(manager)
 
     async def _one(self, manager: AsyncTransactionManager) -> None:
@@ -262,7 +277,10 @@ class Client:
         """What a block is going to do."""
         random, nodes = self._random, self._plan.nodes
         names = random.sample(list(nodes), random.choice((1, 2, len(nodes), len(nodes))))
-        if self._plan.forgetful and random.random() < 0.8:
+        if self._errand:
+            others = [name for name in nodes if name != self._errand]
+            names = [*random.sample(others, random.randrange(2)), self._errand]
+        elif self._plan.forgetful and random.random() < 0.8:
             # Of what a lone writer did nothing is found again, and readers may have seen it.
             home, *others = nodes
             if random.random() < 0.6:
