@@ -42,7 +42,7 @@ class Deaths:
             self._kill(process, with_machine=True, everybody=True)
 
     def haunt(self) -> bool:
-        """Let somebody die with a commit that nobody sees, and the others once one of them has prepared a branch beside it.
+        """Let somebody die with a commit that nobody sees, and all once a branch that was prepared beside it is decided.
 
         The next one to open the file may find that commit, and has the branch to do again.
         """

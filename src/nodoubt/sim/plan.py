@@ -139,6 +139,7 @@ def draw(seed: int) -> Plan:
     nodes = {f"{kind[0]}{number}": kind for number, kind in enumerate(kinds)}
     for kind in KINDS:
         if kind == UNSEEN:
+            # Drawn last, when it is known whether others could work on the file.
             continue
         is_likelier = LIKELIER.get(kind) in nodes.values() or (is_crowded and kind in HOLD_OFF)
         if random.random() >= share * (2 if is_likelier else 1):
