@@ -1,16 +1,18 @@
-"""All means of proof, one after the other, and one summary: ``python -m tests.proof [--deep]``.
+"""All means of proof, and one summary: ``python -m tests.proof [--deep]``.
 
 Each part is a command that prints what it found and fails when it found something. The last line that it prints is its figure.
+Many wait for servers, or have work for one core only; so two run at a time. In the long run each has the machine for itself.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 TESTS = (sys.executable, "-m", "pytest", "-q", "-n", "2")
@@ -112,41 +114,59 @@ PARTS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What became of a part."""
+
+    part: Part
+    ok: bool
+    figure: str
+    seconds: float
+    #: Of it and all that it started: the machine may have others to serve.
+    cpu_s: float
+
+    def __str__(self) -> str:
+        took = f"{self.seconds:6.0f} s  {self.cpu_s:6.0f} s of CPU"
+        return f"{'ok' if self.ok else 'FAILED':6}  {self.part.name:16}  {took}  {self.figure}"
+
+
 def main() -> int:
     """Run the parts; 1 when one of them failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.proof", description=__doc__)
     parser.add_argument("--deep", action="store_true", help="about an hour instead of minutes")
     deep = parser.parse_args().deep
     began = time.monotonic()
-    lines = []
-    failed = 0
-    for part in PARTS:
-        command = (deep and part.deep) or part.command
-        print(f"\n== {part.name}: {part.shows}\n$ {' '.join(command[1:])}", flush=True)
-        started, cpu_before_s = time.monotonic(), _cpu_s()
-        last, status = _run(command)
-        failed += status != 0
-        took = f"{time.monotonic() - started:6.0f} s  {_cpu_s() - cpu_before_s:6.0f} s of CPU"
-        lines.append(f"{'ok' if status == 0 else 'FAILED':6}  {part.name:16}  {took}  {last}")
-        print(lines[-1], flush=True)
-    print("\n== summary", *lines, f"{time.monotonic() - began:.0f} s in all", sep="\n")
-    return 1 if failed else 0
+    with ThreadPoolExecutor(1 if deep else 2) as lanes:
+        results = list(lanes.map(lambda part: _run(part, (deep and part.deep) or part.command), PARTS))
+    print("\n== summary", *results, f"{time.monotonic() - began:.0f} s in all", sep="\n")
+    return 0 if all(found.ok for found in results) else 1
 
 
-def _run(command: Sequence[str]) -> tuple[str, int]:
-    """Pass on what a command prints; returns its last line and its exit status."""
-    last = ""
+def _run(part: Part, command: Sequence[str]) -> Found:
+    """Run a part and pass on what it prints, each line behind the part's name."""
+    began = time.monotonic()
+    _say(part, f"== {part.shows}")
+    _say(part, f"$ {' '.join(command[1:])}")
+    figure = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
-            print(line, end="", flush=True)
-            last = line.strip() or last
-    return last, process.returncode
+            _say(part, line.rstrip())
+            figure = line.strip() or figure
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    found = Found(
+        part=part,
+        ok=process.returncode == 0,
+        figure=figure,
+        seconds=time.monotonic() - began,
+        cpu_s=used.ru_utime + used.ru_stime,
+    )
+    _say(part, str(found))
+    return found
 
 
-def _cpu_s() -> float:
-    """What the parts used so far: the machine may have others to serve."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _say(part: Part, line: str) -> None:
+    print(f"{part.name:16}  {line}\n", end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,6 @@ class Faults:
     def __init__(self, world: Simulation) -> None:
         self._world = world
         self._random = world.plan.stream("strokes")
-        self._healed = False
         self._deaths: Deaths = Deaths(world, self._random)
         #: The process whose message brought the stroke about, and its gid, if one did.
         self._aimed_at = self._aimed_gid = ""
@@ -96,7 +95,7 @@ class Faults:
 
     def _strike(self, kind: str, process: str = "", gid: str = "") -> None:
         self._aimed_at, self._aimed_gid = process, gid
-        if not self._healed and _STRIKE[kind](self):
+        if not self._deaths.over and _STRIKE[kind](self):
             self._world.observer.hit("fault", kind)
             if not self._world.plan.heals:
                 # Without healing there is no last fault either.
@@ -104,7 +103,7 @@ class Faults:
 
     def heal(self) -> None:
         """The last fault is over: everything runs and is reached."""
-        self._healed = self._deaths.over = True
+        self._deaths.over = True
         world = self._world
         world.observer.say("world", "heals")
         world.network.heal()
@@ -288,7 +287,7 @@ class Faults:
 
     def _read_unforced(self, home: MariaDBServer, owner: str, gid: str, reader: str, asked: str, at_once: bool) -> None:
         world, store = self._world, home.store
-        if self._healed or not store.tables["decision"].get(gid) or not store.is_unforced(("decision", gid)):
+        if self._deaths.over or not store.tables["decision"].get(gid) or not store.is_unforced(("decision", gid)):
             return
         if reader == owner or asked != home.name:
             self._await("unfinished", partial(self._read_unforced, home, owner, gid))
@@ -307,12 +306,12 @@ class Faults:
             self._await("Released", partial(lose, home, key), others_first=self._random.randrange(3))
 
     def _lose_row(self, home: MariaDBServer, key: str, *reader: object) -> None:
-        if not self._healed and home.store.is_unforced(("list", key)):
+        if not self._deaths.over and home.store.is_unforced(("list", key)):
             self._world.observer.hit("met", "mariadb: seen row lost")
             home.forget_unforced()
 
     def _lose(self, home: MariaDBServer, reader: Process, gid: str) -> None:
-        if self._healed:
+        if self._deaths.over:
             return
         home.forget_unforced()
         self._world.schedule.after(0.1, home.start)
