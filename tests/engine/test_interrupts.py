@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from contextlib import suppress
 from unittest.mock import Mock
 
@@ -10,6 +12,7 @@ import pytest
 
 from nodoubt.engine.asynchronous import AsyncTransaction
 from nodoubt.engine.engine import Engine
+from nodoubt.engine.worlds import ThreadWorld, run_now
 from nodoubt.errors import Aborted
 from nodoubt.nodes.memory_calls import Fate
 from tests.engine.stage import Stage, Trouble
@@ -92,3 +95,69 @@ async def _engine() -> Engine:
     stage = Stage()
     await stage.install()
     return await stage.process()
+
+
+async def test_a_branch_that_was_not_opened_for_a_timeout_of_the_user_dooms_the_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process()
+
+    async def hang(*arguments: object, **options: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(engine.nodes["right"], "begin", hang)
+    work = engine.begin()
+
+    async def block() -> None:
+        async with AsyncTransaction(work) as tx:
+            await (await tx.on("left")).put("fact", "key", "value")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await tx.on("right")
+
+    with pytest.raises(Aborted, match="node 'right' was not opened: CancelledError"):
+        await block()
+    assert work.outcome.state == "aborted"
+
+
+def test_a_signal_in_a_wait_for_a_turn_loses_no_turn() -> None:
+    turns = ThreadWorld().turns(1)
+
+    def stop(number: int, frame: object) -> None:
+        raise ZeroDivisionError
+
+    assert turns.take_now()
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(ZeroDivisionError):
+            run_now(turns.take(PATIENCE_S))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    turns.give_back()
+    assert turns.take_now()
+
+
+def test_an_alarm_that_fails_and_one_far_away_leave_the_others_alone() -> None:
+    world, rung = ThreadWorld(), threading.Event()
+    world.later(threading.TIMEOUT_MAX * 2, rung.set)
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    world.later(0, fail)
+    world.later(0.01, rung.set)
+    assert rung.wait(PATIENCE_S)
+    world.close()
+
+
+def test_steps_at_once_are_carried_out_although_the_manager_was_closed() -> None:
+    world = ThreadWorld()
+    world.close()
+
+    async def step(number: int) -> int:
+        return number
+
+    assert run_now(world.together([step(1), step(2), step(3)])) == [1, 2, 3]

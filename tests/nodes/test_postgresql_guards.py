@@ -6,11 +6,13 @@ import asyncio
 import threading
 from typing import Any
 
+import asyncpg
 import psycopg
 import pytest
 from psycopg import sql
 
 from nodoubt.errors import GuardError
+from nodoubt.protocol.ids import new_gid
 from tests.conftest import DatabaseFactory
 from tests.nodes.postgresql_lab import DRIVERS, Lab, said, scenario, settle
 
@@ -25,6 +27,11 @@ def psycopg_lab(request: pytest.FixtureRequest, database: DatabaseFactory) -> La
     return Lab(request.param, database)
 
 
+@pytest.fixture
+def asyncpg_lab(database: DatabaseFactory) -> Lab:
+    return Lab("asyncpg", database)
+
+
 ENDS = (
     "BEGIN",
     "start transaction",
@@ -34,6 +41,12 @@ ENDS = (
     "ROLLBACK",
     "PREPARE TRANSACTION 'x'",
     "SELECT 1; /* hidden */ COMMIT",
+    "/* a /* b */ c */ COMMIT",
+    "/* a /* b */ don't */ COMMIT; -- '",
+    "SELECT 1 AS a$x$; COMMIT; SELECT 1 AS b$x$",
+    "SELECT 1 AS a$$; COMMIT; SELECT 1 AS b$$",
+    "SELECT 1 WHERE 'a' LIKE'C:\\'; COMMIT; SELECT 'x'",
+    "SELECT name'\\'; COMMIT; SELECT 'x'",
     "DISCARD ALL",
     "DEALLOCATE ALL",
 )
@@ -265,3 +278,53 @@ async def _leave(manager: Any) -> None:
         await manager.__aexit__(None, None, None)
     else:
         manager.__exit__(None, None, None)
+
+
+@scenario
+async def test_what_ends_the_transaction_unseen_is_told_at_once_and_is_no_vote(lab: Lab) -> None:
+    node = await lab.node()
+    # Comments nest deeper here than the guard follows.
+    hidden = "/*" * 9 + "*/" * 9 + " COMMIT"
+    for home in (False, True):
+        _, branch = await lab.branch(node, home=home)
+        with pytest.raises(GuardError, match="over behind this statement") as caught:
+            await lab.do(branch.connection, hidden)
+        assert branch.misuse is caught.value
+        answer = await (branch.decide({}) if home else branch.prepare())
+        assert (said(answer), answer.reason) == ("no", "the transaction was over on node 'stock'")
+
+
+@scenario
+async def test_a_branch_belongs_to_who_logged_in_whatever_role_it_took(lab: Lab) -> None:
+    node = await lab.node()
+    role = "r" + new_gid(0, bytes(10))[-8:] + lab.driver.replace("-", "_")
+    admin = lab.outside(node)
+    admin.execute(f"CREATE ROLE {role}")
+    try:
+        admin.execute(f"GRANT ALL ON t, nodoubt.branch TO {role}; GRANT USAGE ON SCHEMA nodoubt TO {role}")
+        branch_id, branch = await lab.branch(node)
+        await lab.do(branch.connection, f"SET LOCAL ROLE {role}")
+        await lab.do(branch.connection, "INSERT INTO t VALUES (1)")
+        assert said(await branch.prepare()) == "yes"
+        query = "SELECT owner = session_user FROM pg_prepared_xacts WHERE gid = %s"
+        assert admin.execute(query, (branch_id.text(),)).fetchall() == [(True,)]
+        await branch.commit()
+    finally:
+        admin.execute(f"DROP OWNED BY {role}")
+        admin.execute(f"DROP ROLE {role}")
+
+
+@scenario
+async def test_a_statement_that_was_prepared_in_a_block_is_dead_behind_it(asyncpg_lab: Lab) -> None:
+    node = await asyncpg_lab.node()
+    _, branch = await asyncpg_lab.branch(node)
+    insert = await branch.connection.prepare("INSERT INTO t VALUES (1)")
+    assert branch.misuse is None
+    await insert.fetch()
+    await branch.roll_back(prepared=False)
+    with pytest.raises(asyncpg.InterfaceError):
+        await insert.fetch()
+    _, later = await asyncpg_lab.branch(node)
+    with pytest.raises(asyncpg.InterfaceError):
+        await insert.fetch()
+    await later.roll_back(prepared=False)

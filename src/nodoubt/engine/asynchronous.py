@@ -156,6 +156,7 @@ class AsyncTransactionManager(ManagerShell):
         self._closing = False
 
     async def __aenter__(self) -> AsyncTransactionManager:
+        self._closing = False
         self._engine = self._make_engine(AsyncWorld())
         self._engine.nudge = self._nudged.set
         await self._engine.open()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,7 +18,7 @@ from nodoubt.engine.performer import Watch
 from nodoubt.engine.request import PLAIN, Wishes, request
 from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
 from nodoubt.engine.work import Work
-from nodoubt.errors import ConfigError, NodeUnavailable, NodoubtError, Outcome
+from nodoubt.errors import ConfigError, GuardError, NodeUnavailable, NodoubtError, Outcome
 from nodoubt.nodes.contract import ATOMIC, DecisionRow, Ended, Hurried, Node, Terms, may_be_home
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, gid_at, is_gid, new_gid
@@ -63,6 +64,7 @@ class Engine:
         self.settings = settings
         self.watch = settings.watch
         self.live: dict[str, Work] = {}
+        self._pid = os.getpid()
         #: Called when something was handed over: the background settler should not wait for its next round.
         self.nudge: Callable[[], None] = lambda: None
         self._deadlines = Deadlines(world, self.live)
@@ -126,6 +128,11 @@ class Engine:
         **wishes: Unpack[Wishes],
     ) -> Work:
         """Begin a transaction; nothing is sent to any node yet. Of a closure that is run again, ``attempt`` counts the runs."""
+        if os.getpid() != self._pid:
+            raise GuardError(
+                "the manager was opened in another process, and its connections are that one's",
+                hint="open a manager in each process, behind the fork",
+            )
         if home is not None and not may_be_home(self.node(home)):
             raise ConfigError(f"node {home!r} cannot be home", hint="run `nodoubt doctor` to see why")
         asked, terms = PLAIN, ATOMIC
@@ -134,6 +141,8 @@ class Engine:
             terms = Terms(isolation=asked.isolation, keys=asked.keys, lock_wait_s=self._lock_wait_s(attempt))
         gid = new_gid(self.world.unix_ms(), self.world.random(10))
         timeout_s = self.settings.timeout_s if timeout_s is None else timeout_s
+        if not timeout_s > 0:
+            raise ConfigError(f"timeout={timeout_s!r} is not a time", hint="pass seconds, more than 0")
         work = Work(self, gid, home=home, timeout_s=timeout_s, request=asked, terms=terms)
         self.live[gid] = work
         self._deadlines.keep(work.deadline_s)

@@ -56,6 +56,12 @@ def request(
     ``names`` are those of all nodes: at ``"snapshot"``, ``nodes`` None means every one that is not in ``reads``.
     """
     level = _level(isolation)
+    for wish, value in {"nodes": nodes, "reads": reads, "keys": keys}.items():
+        # A text is a collection, too: of its letters.
+        if isinstance(value, str):
+            raise ConfigError(f"{wish}={value!r} is one name", hint=f"pass a list: {wish}=[{value!r}]")
+    if wrong := [key for key in keys if not (key and isinstance(key, str | Key))]:
+        raise ConfigError(f"{wrong[0]!r} is no key", hint="a key is a text that is not empty, or nodoubt.shared(text)")
     if keys and level is not Isolation.SERIALIZABLE:
         raise ConfigError("keys= are locked by serializable transactions", hint='pass isolation="serializable"')
     if level is Isolation.ATOMIC:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -134,13 +135,8 @@ class Work:
         if self.terms.isolation is Isolation.SNAPSHOT:
             raise self._not_in_snapshot(name)
         self._read_only[name] = read_only
-        try:
+        with self._dooming(name):
             branch = await self._open(name, read_only=read_only, terms=self.terms)
-        except NodoubtError as error:
-            # A block that swallows this error must not commit half of what it meant to do.
-            error.gid = self.gid
-            self._doom = self._doom or error
-            raise
         connection = self.connections[name] = branch.connection
         return connection
 
@@ -153,9 +149,24 @@ class Work:
         if not node.capabilities.shares_snapshots:
             raise ConfigError(f"node {name!r} cannot show one snapshot to several connections", gid=self.gid)
         terms = replace(self.terms, export=await shown.export())
-        branch = await self._begin(node, self._enlist(node, read_only=True), read_only=True, terms=terms)
-        await branch.take_snapshot()
+        with self._dooming(name):
+            branch = await self._begin(node, self._enlist(node, read_only=True), read_only=True, terms=terms)
+            await branch.take_snapshot()
         return branch.connection
+
+    @contextmanager
+    def _dooming(self, name: str) -> Iterator[None]:
+        """A block that swallows the error with which a branch was not opened must not commit half of what it meant to do."""
+        try:
+            yield
+        except NodoubtError as error:
+            error.gid = self.gid
+            self.doom(error)
+            raise
+        except BaseException as error:
+            why = f"node {name!r} was not opened: {type(error).__name__}"
+            self.doom(Aborted(why, gid=self.gid, retryable=True))
+            raise
 
     def _opener(self, name: str, *, read_only: bool) -> Step:
         """Enlist a node; returns what opens its branch."""
@@ -233,6 +244,7 @@ class Work:
             # A bug, or an interrupt of this very thread: whatever was prepared is the settler's now.
             for branch in self._branches:
                 branch.abandon()
+                branch.hand_over()
             self._over()
             self._engine.hand_over(self)
             raise
@@ -342,8 +354,9 @@ class Work:
         self.doom(self.timed_out())
         for branch in self._branches:
             branch.fence(self.timed_out())
-        if self.interrupt is not None:
-            self.interrupt()
+        # Who leaves the block in another thread takes it away.
+        if (interrupt := self.interrupt) is not None:
+            interrupt()
 
     def sever(self) -> None:
         """Cut every session: each call that waits gets no answer, and the machine goes on from that fact."""

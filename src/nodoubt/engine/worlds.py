@@ -6,14 +6,17 @@ import asyncio
 import collections
 import heapq
 import itertools
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from nodoubt.errors import InvariantBroken
+
+logger = logging.getLogger("nodoubt")
 
 T = TypeVar("T")
 
@@ -142,13 +145,20 @@ class _ThreadTurns:
                 return True
             turn = threading.Event()
             self._waiting.append(turn)
-        if turn.wait(timeout_s):
-            return True
+        try:
+            return turn.wait(timeout_s) or not self._withdraw(turn)
+        except BaseException:
+            # A signal's handler raised: a turn that came meanwhile is nobody's.
+            if not self._withdraw(turn):
+                self.give_back()
+            raise
+
+    def _withdraw(self, turn: threading.Event) -> bool:
+        """Stop waiting; False if the turn has come."""
         with self._lock:
-            if turn in self._waiting:
+            if waits := turn in self._waiting:
                 self._waiting.remove(turn)
-                return False
-        return True
+            return waits
 
     def give_back(self) -> None:
         with self._lock:
@@ -204,11 +214,14 @@ class _Alarms:
                     return
                 wait_s = self._heap[0][0] - time.monotonic() if self._heap else None
                 if wait_s is None or wait_s > 0:
-                    self._condition.wait(wait_s)
+                    self._condition.wait(wait_s if wait_s is None else min(wait_s, threading.TIMEOUT_MAX))
                     continue
                 alarm = heapq.heappop(self._heap)[2]
-            if (call := alarm.call) is not None:
-                call()
+            try:
+                if (call := alarm.call) is not None:
+                    call()
+            except Exception:
+                logger.exception("an alarm met a bug; the others go on")
 
 
 class ThreadWorld(_Clock):
@@ -231,12 +244,19 @@ class ThreadWorld(_Clock):
         self._closed.wait(seconds)
 
     async def together(self, steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        others = [(self._executor.submit(run_now, step), step) for step in steps[1:]]
+        others = [(self._submit(step), step) for step in steps[1:]]
         results = [run_now(step) for step in steps[:1]]
         for other, step in others:
             # What no thread took up yet is done here: steps that wait for steps of their own may hold all threads.
             results.append(run_now(step) if other.cancel() else other.result())
         return results
+
+    def _submit(self, step: Coroutine[Any, Any, T]) -> Future[T]:
+        try:
+            return self._executor.submit(run_now, step)
+        except RuntimeError:
+            # The manager was closed beside a transaction that goes on: one that no thread takes up.
+            return Future()
 
     async def aside(self, call: Callable[[], T]) -> T:
         return call()

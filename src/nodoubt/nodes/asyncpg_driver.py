@@ -79,7 +79,8 @@ class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
             return await _Connection.fetchmany(self, query, args, **options)
 
     async def prepare(self, query: str, **options: Any) -> Any:
-        with self._statement(query):
+        # asyncpg asks for the description without a Sync, and hears nothing of a transaction that a BEGIN beside it began.
+        with await self._alone(query):
             return await _Connection.prepare(self, query, **options)
 
     def cursor(self, query: str, *args: Any, **options: Any) -> Any:
@@ -152,6 +153,11 @@ class AsyncpgSession(Session):
 
     def unbind(self) -> None:
         self._raw._top_xact = None
+        # By this asyncpg tells statements and cursors of an earlier owner, and refuses them.
+        self._raw._pool_release_ctr += 1
+
+    def is_outside(self) -> bool:
+        return not self._rider.is_under_way() and not self._protocol.is_in_transaction()
 
     def abandon(self) -> None:
         loop: asyncio.AbstractEventLoop = self._raw._loop

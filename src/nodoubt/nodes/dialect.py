@@ -61,6 +61,10 @@ class Session(Protocol):
     def unbind(self) -> None:
         """Take it away again."""
 
+    def is_outside(self) -> bool:
+        """Whether the server's last answer said that no transaction is open, where the driver does not look by itself."""
+        return False
+
     def abandon(self) -> None:
         """Cut the connection without waiting; callable from any thread, also while a command runs."""
 

@@ -8,7 +8,7 @@ is dead although the session behind it serves somebody else by then.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, ClassVar
@@ -33,6 +33,7 @@ class Guard(AbstractContextManager["Guard"]):
         "gid",
         "is_closed",
         "is_home",
+        "is_outside",
         "lasting",
         "misuse",
         "node",
@@ -55,6 +56,8 @@ class Guard(AbstractContextManager["Guard"]):
         self._closing: BaseException | None = None
         #: Held during a statement. A lock, because two threads may ask at once.
         self._busy = threading.Lock()
+        #: Whether the transaction ended, by a statement that no rule saw.
+        self.is_outside: Callable[[], bool] = _never
         self._savepoints: list[str] = []
         self._reading: Reading | None = None
 
@@ -100,13 +103,19 @@ class Guard(AbstractContextManager["Guard"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the statement, noting whether it failed and which savepoints it set."""
+        """Leave the statement, noting whether it failed and its savepoints. Raises GuardError if it ended the transaction."""
         if error is not None:
             self.failed(error)
         elif self._reading is not None:
             for step, name in self._reading.savepoints:
                 self.savepoint(step, name)
         self._busy.release()
+        if error is None and self.is_outside():
+            raise self.refuse(
+                "the transaction is over behind this statement",
+                "the block ends the transaction by itself",
+                "what came before it in the block may be committed here: look at the data",
+            )
 
     def follow(self, sql: str) -> None:
         """Take note of the savepoints in a text that the driver itself sent."""
@@ -187,6 +196,10 @@ class BranchConnection:
 
     async def __aexit__(self, *error: Any) -> Any:
         return await self.__getattr__("__aexit__")(*error)
+
+
+def _never() -> bool:
+    return False
 
 
 def shorten(sql: str, characters: int = 80) -> str:

@@ -25,7 +25,7 @@ from nodoubt.nodes.memory_calls import CHANGED, DUPLICATE, INJECTED, LOCKED, MIS
 from nodoubt.nodes.memory_database import MemoryDatabase
 from nodoubt.nodes.memory_packets import BRANCH, DECISION, NODE, PACKETS, Steps
 from nodoubt.nodes.sql import SqlNode
-from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
+from nodoubt.nodes.statements import SQLITE, Rule, Rules, starts
 from nodoubt.nodes.texts import decision_row, participants_json
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, parse_text
@@ -35,7 +35,7 @@ from nodoubt.protocol.verdicts import HomeSays
 WAIT_STEP_S = 0.002
 
 RULES = Rules(
-    lexicon=STANDARD,
+    lexicon=SQLITE,
     forbidden=(Rule(pattern=starts("COMMIT|UNDO|PREPARE"), why="the block ends the transaction by itself"),),
     lasting=re.compile(r"(?!)"),
 )

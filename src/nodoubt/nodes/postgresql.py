@@ -21,7 +21,7 @@ from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, che
 from nodoubt.nodes.postgresql_inspect import STANDBY, durable, inspect
 from nodoubt.nodes.postgresql_locks import advisory_locks
 from nodoubt.nodes.postgresql_stillness import PREPARE_STILLNESS, stillness
-from nodoubt.nodes.statements import STANDARD, Rule, Rules, starts
+from nodoubt.nodes.statements import POSTGRESQL, Rule, Rules, starts
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
 from nodoubt.protocol.ids import BranchId, parse_text
 from nodoubt.protocol.verdicts import HomeSays
@@ -30,7 +30,7 @@ _ENDS = "the block ends the transaction by itself: leave it to commit, raise or 
 _NOT_PREPARED = "PostgreSQL cannot prepare a transaction that did this (PREPARE TRANSACTION, notes)"
 
 RULES = Rules(
-    lexicon=STANDARD,
+    lexicon=POSTGRESQL,
     forbidden=(
         Rule(pattern=starts("BEGIN|START TRANSACTION|COMMIT|END|ABORT|PREPARE TRANSACTION"), why=_ENDS),
         Rule(pattern=starts(r"ROLLBACK(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b)"), why=_ENDS),
@@ -160,7 +160,11 @@ class PostgreSQL(Detached):
         return "COMMIT"
 
     def prepare(self, branch: BranchId) -> str:
-        return f"EXECUTE nodoubt_evidence('{branch.gid}',{branch.branch});PREPARE TRANSACTION '{branch.text()}'"
+        # Only its owner may finish a branch, and that is whoever's role is set at this moment.
+        return (
+            f"EXECUTE nodoubt_evidence('{branch.gid}',{branch.branch});"
+            f"SET LOCAL ROLE NONE;PREPARE TRANSACTION '{branch.text()}'"
+        )
 
     def decide(self, branch: BranchId, participants: Mapping[int, str]) -> str:
         complete = "false" if participants else "true"

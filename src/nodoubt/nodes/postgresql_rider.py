@@ -54,6 +54,10 @@ class Rider(asyncio.Protocol):
         """Whether the connection is open with nothing to be read from it: a server that has gone has said so."""
         return not self._unheard.poll(0)
 
+    def is_under_way(self) -> bool:
+        """Whether the BEGIN is not answered yet."""
+        return bool(self.waiting or self._due)
+
     def ride(self) -> None:
         """Send the BEGIN that waits; the driver must send an extended query next."""
         self._sent, self.waiting, self._due = self.waiting, "", _KINDS

@@ -37,10 +37,7 @@ _PLAN = "nodoubt prepares and decides by itself"
 _LIMITS_BELOW = {
     **dict.fromkeys(("close", "cancel", "cancel_safe", "autocommit=", "set_autocommit"), _MINE),
     **dict.fromkeys(("commit", "rollback", "__enter__", "__aenter__"), _ENDS),
-    **dict.fromkeys(
-        ("xid", "tpc_begin", "tpc_prepare", "tpc_commit", "tpc_rollback", "tpc_recover"),
-        _PLAN,
-    ),
+    **dict.fromkeys(("xid", "tpc_begin", "tpc_prepare", "tpc_commit", "tpc_rollback", "tpc_recover"), _PLAN),
 }
 _LIMITS = {
     **_LIMITS_BELOW,
@@ -288,6 +285,9 @@ class _Session(Session, ABC):
         if guard.failure is not None:
             # What psycopg believes to be prepared may have failed with the rest.
             raw._prepared.clear()
+
+    def is_outside(self) -> bool:
+        return bool(self._raw.pgconn.transaction_status == pq.TransactionStatus.IDLE)
 
     def abandon(self) -> None:
         line, self._line = self._line, None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pymysql
@@ -30,7 +30,8 @@ class PymysqlConnection(MySQLConnection):
     def query(self, sql: str | bytes | bytearray, unbuffered: bool = False) -> Any:
         with self.statement(sql):
             before = self._raw.server_status
-            affected = self._raw.query(sql, unbuffered)
+            with _whole(self._raw):
+                affected = self._raw.query(sql, unbuffered)
             self.adopt_unbuffered()
             self.check_inside(sql, before)
         return affected
@@ -38,7 +39,8 @@ class PymysqlConnection(MySQLConnection):
     def next_result(self, unbuffered: bool = False) -> Any:
         self._guard.check_open()
         try:
-            affected = self._raw.next_result(unbuffered)
+            with _whole(self._raw):
+                affected = self._raw.next_result(unbuffered)
         except BaseException as error:
             self._guard.failed(error)
             raise
@@ -47,7 +49,8 @@ class PymysqlConnection(MySQLConnection):
 
     def _read_packet(self, *arguments: Any) -> Any:
         try:
-            return self._raw._read_packet(*arguments)
+            with _whole(self._raw):
+                return self._raw._read_packet(*arguments)
         except BaseException as error:
             self._guard.failed(error)
             raise
@@ -74,13 +77,14 @@ class PymysqlSession(Session):
         """Send a text and read all of its answers, as only the last says that all before it succeeded; the last rows."""
         raw = self._raw
         try:
-            if raw._result is not None and raw._result.unbuffered_active:
-                raw._result._finish_unbuffered_query()
-            raw.query(sql)
-            rows = raw._result.rows
-            while raw._result.has_next:
-                raw.next_result()
-                rows = raw._result.rows or rows
+            with _whole(raw):
+                if raw._result is not None and raw._result.unbuffered_active:
+                    raw._result._finish_unbuffered_query()
+                raw.query(sql)
+                rows = raw._result.rows
+                while raw._result.has_next:
+                    raw.next_result()
+                    rows = raw._result.rows or rows
         except Exception as error:
             failure = _understand(error)
             if isinstance(failure, ConnectionLost):
@@ -98,15 +102,31 @@ class PymysqlSession(Session):
             self._raw._result.unbuffered_active = False
 
     def abandon(self) -> None:
-        # Only shut down: closing while another thread reads would wait for it. Collecting the object closes it.
-        with contextlib.suppress(OSError):
-            if (sock := self._raw._sock) is not None:
-                # Not the method of ssl.SSLSocket, which takes the encryption away from under the reader.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        _cut(self._raw)
 
     async def close(self) -> None:
         with contextlib.suppress(pymysql.err.Error, OSError):
             self._raw.close()
+
+
+@contextlib.contextmanager
+def _whole(raw: Any) -> Iterator[None]:
+    """What the driver did not raise, a signal perhaps, may leave an answer unread, which the next text would take for its own."""
+    try:
+        yield
+    except pymysql.err.MySQLError:
+        raise
+    except BaseException:
+        _cut(raw)
+        raise
+
+
+def _cut(raw: Any) -> None:
+    # Only shut down: closing while another thread reads would wait for it. Collecting the object closes it.
+    with contextlib.suppress(OSError):
+        if (sock := raw._sock) is not None:
+            # Not the method of ssl.SSLSocket, which takes the encryption away from under the reader.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _understand(error: Exception) -> StatementFailed | ConnectionLost:

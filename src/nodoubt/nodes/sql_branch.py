@@ -38,6 +38,7 @@ class SqlBranch:
         self._stillness: Stillness | None = None
         self._guard = Guard(node.name, branch.gid, node.dialect.rules, is_home=is_home)
         self.connection = session.bind(self._guard)
+        self._guard.is_outside = session.is_outside
 
     @property
     def misuse(self) -> NodoubtError | None:
@@ -89,7 +90,7 @@ class SqlBranch:
         session, dialect = self._session, self._node.dialect
         if session is None:
             return self._gone()
-        if self._guard.failure is not None:
+        if self._guard.failure is not None or session.is_outside():
             return await self._refuse(session)
         try:
             tag = await session.command(dialect.prepare(self._id))
@@ -123,7 +124,7 @@ class SqlBranch:
         session, dialect = self._session, self._node.dialect
         if session is None:
             return self._gone()
-        if self._guard.failure is not None:
+        if self._guard.failure is not None or session.is_outside():
             return await self._refuse(session)
         try:
             tag = await session.command(dialect.decide(self._id, participants))
@@ -204,12 +205,14 @@ class SqlBranch:
         return Answer(said=Said.NO, reason=f"the session on node {self._node.name!r} is gone", retryable=True)
 
     async def _refuse(self, session: Session) -> Answer:
+        failure, what = (
+            self._guard.failure,
+            "the transaction was over" if session.is_outside() else "a statement had failed",
+        )
         await self._undo(session)
-        failure = self._guard.failure
         return Answer(
             said=Said.NO,
-            reason=f"a statement had failed on node {self._node.name!r}"
-            + (f": {shorten(str(failure))}" if failure else ""),
+            reason=f"{what} on node {self._node.name!r}" + (f": {shorten(str(failure))}" if failure else ""),
             error=failure,
         )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from nodoubt.errors import GuardError
 from nodoubt.nodes.guard import Guard, shorten
-from nodoubt.nodes.statements import STANDARD, Rules
+from nodoubt.nodes.statements import SQLITE, Rules
 
 #: Our tables: their rows are what recovery believes.
 OWN_TABLES = re.compile(r"nodoubt_", re.IGNORECASE)
@@ -53,7 +53,7 @@ _PRAGMAS_WITH_VALUE = frozenset(
 _PRAGMAS_ACTIVE = frozenset({"incremental_vacuum", "optimize", "wal_checkpoint"})
 
 #: Text rules do not serve here: SQLite's parser is asked instead.
-RULES = Rules(lexicon=STANDARD, forbidden=(), lasting=re.compile(r"(?!)"))
+RULES = Rules(lexicon=SQLITE, forbidden=(), lasting=re.compile(r"(?!)"))
 
 _SAVEPOINT = re.compile(
     r"\s*(?:(?P<set>SAVEPOINT)|(?P<to>ROLLBACK(?:\s+TRANSACTION)?\s+TO)(?:\s+SAVEPOINT)?"

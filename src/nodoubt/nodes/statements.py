@@ -16,13 +16,21 @@ _REMEMBERED_CHARACTERS_MAX = 4096
 
 _COMMON = r"""
     "(?:[^"]|"")*" | `[^`]*`                      # quoted names
-    | --[^\n]* | /\*.*?\*/                        # comments
+    | --[^\n]*
     | (?P<end>;)
 """
-#: PostgreSQL and SQLite: a backslash is a character like any other, except in E''; dollar quotes.
-STANDARD = re.compile(
-    r"[eE]'(?:[^'\\]|''|\\.)*' | '(?:[^']|'')*' | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ |" + _COMMON, re.VERBOSE | re.DOTALL
+#: PostgreSQL's comments nest; a regular expression follows as deep as somebody might go.
+_NESTED_MAX = 5
+_NESTED = ""
+for _ in range(_NESTED_MAX):
+    _NESTED = rf"/\*(?:[^*/]|\*(?!/)|/(?!\*){_NESTED and '|' + _NESTED})*\*/"
+#: A backslash is a character like any other, except in E''; ``$`` may be part of a name, or begin a quote.
+POSTGRESQL = re.compile(
+    r"(?<![\w$])[eE]'(?:[^'\\]|''|\\.)*' | '(?:[^']|'')*' | (?<![\w$])\$(?P<tag>[^\W\d]\w*|)\$.*?\$(?P=tag)\$ |"
+    + f"{_NESTED} | {_COMMON}",
+    re.VERBOSE | re.DOTALL,
 )
+SQLITE = re.compile(rf"'(?:[^']|'')*' | /\*.*?(?:\*/|\Z) | {_COMMON}", re.VERBOSE | re.DOTALL)
 #: MariaDB and MySQL: a backslash hides the next character, in ``"`` too; ``#`` begins a comment, ``--`` only before a
 #: blank; ``/*!`` and ``/*M!`` are no comments: the server executes what is inside.
 MYSQL = re.compile(

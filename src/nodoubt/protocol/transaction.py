@@ -82,7 +82,8 @@ class Transaction:
         if self.phase is Phase.COMMITTED and not self.left_over:
             return _COMMITTED
         strays = tuple([self.nodes[number] for number in self._numbers(BranchState.STRAYED)])
-        left = tuple([node for node, state in zip(self.nodes, self.branches, strict=True) if state not in _ENDED])
+        # Not strict: a deadline asks from another thread, while a branch is enlisted perhaps.
+        left = tuple([node for node, state in zip(self.nodes, self.branches, strict=False) if state not in _ENDED])
         match self.phase:
             case Phase.COMMITTING | Phase.COMMITTED:
                 return Outcome(state="committed", pending=left, strays=strays)
