@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import pickle
 import threading
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 
 from nodoubt import (
     Aborted,
-    AsyncTransactionManager,
     ConfigError,
     GuardError,
     NodeUnavailable,
@@ -368,52 +366,3 @@ async def test_many_threads_share_a_manager(sync_shop: Shop) -> None:
     assert sync_shop.prepared() == 0
     unfinished = "SELECT count(*) FROM nodoubt.decision WHERE NOT complete"
     assert sync_shop.look("orders", unfinished) == [(0,)]
-
-
-@scenario
-async def test_a_manager_that_is_opened_again_has_a_background_again(async_shop: Shop) -> None:
-    tm = AsyncTransactionManager.open(async_shop.urls, domain="shop")
-    for key in (1, 2):
-        async with tm:
-            async with Tx(tm.transaction()) as tx:
-                await both(tx, key)
-            assert tm._background is not None
-            assert not tm._background.done()
-    assert async_shop.keys() == {"orders": [1, 2], "stock": [1, 2]}
-
-
-@scenario
-async def test_a_manager_is_of_the_process_that_opened_it(sync_shop: Shop) -> None:
-    def begins(said: Any) -> None:
-        try:
-            tm.transaction()
-        except GuardError as error:
-            said.put(error.message)
-
-    fork = multiprocessing.get_context("fork")
-    async with sync_shop.open() as tm:
-        said = fork.SimpleQueue()
-        child = fork.Process(target=begins, args=(said,))
-        child.start()
-        child.join()
-        assert child.exitcode == 0
-        assert "opened in another process" in said.get()
-
-
-@scenario
-async def test_a_timeout_is_a_time(sync_shop: Shop) -> None:
-    async with sync_shop.open() as tm:
-        for timeout in (0, -1, float("nan")):
-            with pytest.raises(ConfigError, match="is not a time"):
-                tm.transaction(timeout=timeout)
-
-
-@scenario
-async def test_a_text_is_no_list_of_keys_or_nodes(sync_shop: Shop) -> None:
-    async with sync_shop.open() as tm:
-        for wish in ("keys", "nodes", "reads"):
-            with pytest.raises(ConfigError, match=f"{wish}='stock' is one name"):
-                tm.transaction(isolation="serializable", **{wish: "stock"})
-        for key in ("", 1):
-            with pytest.raises(ConfigError, match="is no key"):
-                tm.transaction(isolation="serializable", keys=[key])

@@ -1,0 +1,71 @@
+"""Managers that are opened again, used in another process, or asked for what is no time and no list."""
+
+from __future__ import annotations
+
+import multiprocessing
+from typing import Any
+
+import pytest
+
+from nodoubt import AsyncTransactionManager, ConfigError, GuardError
+from tests.conftest import DatabaseFactory
+from tests.engine.shops import Shop, Tx, both, scenario
+
+
+@pytest.fixture
+def shop(database: DatabaseFactory) -> Shop:
+    return Shop("asyncpg", database)
+
+
+@pytest.fixture
+def sync_shop(database: DatabaseFactory) -> Shop:
+    return Shop("sync", database)
+
+
+@scenario
+async def test_a_manager_that_is_opened_again_has_a_background_again(shop: Shop) -> None:
+    tm = AsyncTransactionManager.open(shop.urls, domain="shop")
+    for key in (1, 2):
+        async with tm:
+            async with Tx(tm.transaction()) as tx:
+                await both(tx, key)
+            assert tm._background is not None
+            assert not tm._background.done()
+    assert shop.keys() == {"orders": [1, 2], "stock": [1, 2]}
+
+
+@scenario
+async def test_a_manager_is_of_the_process_that_opened_it(sync_shop: Shop) -> None:
+    def begins(said: Any) -> None:
+        try:
+            tm.transaction()
+        except GuardError as error:
+            said.put(error.message)
+
+    fork = multiprocessing.get_context("fork")
+    async with sync_shop.open() as tm:
+        said = fork.SimpleQueue()
+        child = fork.Process(target=begins, args=(said,))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        assert "opened in another process" in said.get()
+
+
+@scenario
+async def test_a_timeout_is_a_time(sync_shop: Shop) -> None:
+    async with sync_shop.open() as tm:
+        for timeout in (0, -1, float("nan")):
+            with pytest.raises(ConfigError, match="is not a time"):
+                tm.transaction(timeout=timeout)
+
+
+@scenario
+async def test_a_text_is_no_list_of_keys_or_nodes(sync_shop: Shop) -> None:
+    async with sync_shop.open() as tm:
+        for wish in ("keys", "nodes", "reads"):
+            with pytest.raises(ConfigError, match=f"{wish}='stock' is one name"):
+                tm.transaction(isolation="serializable", **{wish: "stock"})
+        for key in ("", 1):
+            with pytest.raises(ConfigError, match="is no key"):
+                tm.transaction(isolation="serializable", keys=[key])
