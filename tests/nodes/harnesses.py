@@ -20,6 +20,7 @@ from nodoubt.nodes.memory_calls import Fate
 from nodoubt.nodes.memory_database import MemoryDatabase
 from nodoubt.nodes.memory_packets import DECISION
 from nodoubt.nodes.registry import make_node
+from nodoubt.nodes.sql_branch import SqlBranch
 from nodoubt.nodes.sqlite import database_path
 from nodoubt.testing.conformance import Harness
 from nodoubt.testing.conformance.harness import DOMAIN
@@ -177,7 +178,10 @@ class PostgreSQLHarness(SqlHarness):
         self._administer(text)
 
     async def cut(self, branch: Branch) -> None:
-        ((pid,),) = await self.execute(branch.connection, "SELECT pg_backend_pid()")
+        assert isinstance(branch, SqlBranch)
+        assert branch._session is not None
+        # Not by its connection: behind PREPARE there is no transaction for a statement to be in.
+        pid = branch._session.handle.split()[0]
         self._administer(f"SELECT pg_terminate_backend({pid}, 5000)")
 
 
