@@ -171,6 +171,8 @@ def test_an_interrupted_program_ends_at_once_with_130() -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             connection, _ = silent.accept()
             with connection:
+                # It waits for an answer now, and no longer for the connection.
+                assert connection.recv(1)
                 process.send_signal(signal.SIGINT)
                 assert process.communicate() == ("", "nodoubt: interrupted\n")
         assert process.returncode == 130

@@ -9,14 +9,7 @@ from typing import Any
 
 import pytest
 
-from nodoubt import (
-    Aborted,
-    ConfigError,
-    GuardError,
-    NodeUnavailable,
-    NodoubtError,
-    TransactionManager,
-)
+from nodoubt import Aborted, ConfigError, GuardError, NodeUnavailable, NodoubtError, TransactionManager
 from nodoubt.protocol import messages as m
 from tests.conftest import DatabaseFactory
 from tests.engine.shops import MANAGERS, Shop, Tx, both, scenario, settle
@@ -50,6 +43,16 @@ def crash_at(order: type[Any], error: BaseException) -> Any:
             raise error
 
     return watch
+
+
+def turns(tm: Any, name: str) -> int:
+    """How many connections a node's pool has yet to give."""
+    pool, count = tm.nodes[name].pool, 0
+    while pool._turns.take_now():
+        count += 1
+    for _ in range(count):
+        pool._turns.give_back()
+    return count
 
 
 @scenario
@@ -234,11 +237,13 @@ async def test_run_tries_again_only_what_may_be(shop: Shop, failure: Exception, 
 @scenario
 async def test_what_a_crash_leaves_is_listed_and_settled(shop: Shop, order: type[Any], keys: dict[str, Any]) -> None:
     async with shop.open(settle=False, watch=crash_at(order, RuntimeError("a bug"))) as tm:
+        before = [turns(tm, name) for name in shop.urls]
         tx = Tx(tm.transaction())
         with pytest.raises(RuntimeError, match="a bug"):
             async with tx:
                 await both(tx)
         assert tx.outcome.state == ("committed" if keys is ONE else "unknown")
+        assert [turns(tm, name) for name in shop.urls] == before
         listed = await settle(tm.in_doubt())
         assert {doubt.gid for doubt in listed} == (set() if order is m.Prepare else {tx.gid})
         await settle(tm.settle())

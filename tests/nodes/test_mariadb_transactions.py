@@ -9,6 +9,7 @@ import asyncpg
 import pymysql
 import pytest
 
+from nodoubt import TransactionManager
 from nodoubt.engine.asynchronous import AsyncTransaction, AsyncTransactionManager
 from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.errors import Aborted
@@ -174,3 +175,26 @@ async def test_run_goes_by_the_servers_number_of_an_error(
     with pytest.raises(pymysql.MySQLError):
         await manager.run(function)
     assert len(tried) == tries
+
+
+def test_a_signal_between_a_text_and_its_answer_leaves_no_answer_for_the_next(
+    urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        monkeypatch.undo()
+        raise ZeroDivisionError
+
+    def insert(tm: TransactionManager) -> None:
+        with tm.transaction() as tx, tx.on("stock").cursor() as cursor:
+            monkeypatch.setattr(pymysql.connections.Connection, "_read_query_result", interrupted)
+            cursor.execute("INSERT INTO item VALUES (1, 1)")
+
+    nodes = {"orders": urls["orders"], "stock": {"url": urls["stock"], "pool_size": 1}}
+    with TransactionManager.open(nodes, domain="shop", settle=False) as tm:
+        with pytest.raises(ZeroDivisionError):
+            insert(tm)
+        with tm.transaction() as tx, tx.on("stock").cursor() as cursor:
+            cursor.execute("SELECT 4711")
+            assert cursor.fetchone() == (4711,)
+            cursor.execute("SELECT count(*) FROM item")
+            assert cursor.fetchone() == (0,)

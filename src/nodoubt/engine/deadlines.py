@@ -11,8 +11,6 @@ from nodoubt.nodes.world import Alarm, World
 
 #: An alarm that rings earlier by this much is on time: clocks of loops are no finer, and sums of times are not exact.
 EARLY_S = 0.001
-#: Later than any loop or thread can be told to ring in; what is due after that is set again.
-AHEAD_S_MAX = 86_400.0
 
 
 class Bounded(Protocol):
@@ -45,8 +43,7 @@ class Deadlines:
                 if deadline_s < self._rings_s:
                     self._cancel()
                     self._rings_s = deadline_s
-                    ahead_s = min(max(0.0, deadline_s - self._world.now()), AHEAD_S_MAX)
-                    self._alarm = self._world.later(ahead_s, self._ring)
+                    self._alarm = self._world.later(max(0.0, deadline_s - self._world.now()), self._ring)
 
     def close(self) -> None:
         """No alarm rings any more, unless for transactions that are live yet."""

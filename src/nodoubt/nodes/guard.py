@@ -40,11 +40,15 @@ class Guard(AbstractContextManager["Guard"]):
         "rules",
     )
 
-    def __init__(self, node: str, gid: str, rules: Rules, *, is_home: bool) -> None:
+    def __init__(
+        self, node: str, gid: str, rules: Rules, *, is_home: bool, is_outside: Callable[[], bool] = bool
+    ) -> None:
         self.node = node
         self.gid = gid
         self.rules = rules
         self.is_home = is_home
+        #: Whether the transaction ended, by a statement that no rule saw; nobody looks by default.
+        self.is_outside = is_outside
         self.misuse: GuardError | None = None
         #: The first failed statement that no savepoint has undone.
         self.failure: BaseException | None = None
@@ -56,8 +60,6 @@ class Guard(AbstractContextManager["Guard"]):
         self._closing: BaseException | None = None
         #: Held during a statement. A lock, because two threads may ask at once.
         self._busy = threading.Lock()
-        #: Whether the transaction ended, by a statement that no rule saw.
-        self.is_outside: Callable[[], bool] = _never
         self._savepoints: list[str] = []
         self._reading: Reading | None = None
 
@@ -196,10 +198,6 @@ class BranchConnection:
 
     async def __aexit__(self, *error: Any) -> Any:
         return await self.__getattr__("__aexit__")(*error)
-
-
-def _never() -> bool:
-    return False
 
 
 def shorten(sql: str, characters: int = 80) -> str:

@@ -36,9 +36,8 @@ class SqlBranch:
         self._id = branch
         #: Set once there is a snapshot that may have to be thrown away.
         self._stillness: Stillness | None = None
-        self._guard = Guard(node.name, branch.gid, node.dialect.rules, is_home=is_home)
+        self._guard = Guard(node.name, branch.gid, node.dialect.rules, is_home=is_home, is_outside=session.is_outside)
         self.connection = session.bind(self._guard)
-        self._guard.is_outside = session.is_outside
 
     @property
     def misuse(self) -> NodoubtError | None:
@@ -205,10 +204,8 @@ class SqlBranch:
         return Answer(said=Said.NO, reason=f"the session on node {self._node.name!r} is gone", retryable=True)
 
     async def _refuse(self, session: Session) -> Answer:
-        failure, what = (
-            self._guard.failure,
-            "the transaction was over" if session.is_outside() else "a statement had failed",
-        )
+        failure = self._guard.failure
+        what = "the transaction was over" if session.is_outside() else "a statement had failed"
         await self._undo(session)
         return Answer(
             said=Said.NO,

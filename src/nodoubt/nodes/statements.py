@@ -19,18 +19,21 @@ _COMMON = r"""
     | --[^\n]*
     | (?P<end>;)
 """
-#: PostgreSQL's comments nest; a regular expression follows as deep as somebody might go.
-_NESTED_MAX = 5
-_NESTED = ""
-for _ in range(_NESTED_MAX):
-    _NESTED = rf"/\*(?:[^*/]|\*(?!/)|/(?!\*){_NESTED and '|' + _NESTED})*\*/"
+
+
+def _nested(depth: int) -> str:
+    """A comment of PostgreSQL, with others in it. What is deeper than a regular expression goes, the server tells of."""
+    inner = f"|{_nested(depth - 1)}" if depth else ""
+    return rf"/\*(?:[^*/]++|\*(?!/)|/(?!\*){inner})*+\*/"
+
+
 #: A backslash is a character like any other, except in E''; ``$`` may be part of a name, or begin a quote.
 POSTGRESQL = re.compile(
-    r"(?<![\w$])[eE]'(?:[^'\\]|''|\\.)*' | '(?:[^']|'')*' | (?<![\w$])\$(?P<tag>[^\W\d]\w*|)\$.*?\$(?P=tag)\$ |"
-    + f"{_NESTED} | {_COMMON}",
+    r"(?<![\w$])[eE]'(?:[^'\\]|''|\\.)*' | '(?:[^']|'')*' | (?<![\w$])\$(?P<tag>[^\W\d]\w*|)\$.*?\$(?P=tag)\$"
+    rf"| {_nested(4)} | {_COMMON}",
     re.VERBOSE | re.DOTALL,
 )
-SQLITE = re.compile(rf"'(?:[^']|'')*' | /\*.*?(?:\*/|\Z) | {_COMMON}", re.VERBOSE | re.DOTALL)
+SQLITE = re.compile(rf"'(?:[^']|'')*' | /\*.*?\*/ | {_COMMON}", re.VERBOSE | re.DOTALL)
 #: MariaDB and MySQL: a backslash hides the next character, in ``"`` too; ``#`` begins a comment, ``--`` only before a
 #: blank; ``/*!`` and ``/*M!`` are no comments: the server executes what is inside.
 MYSQL = re.compile(
