@@ -88,7 +88,7 @@ class NodeUnavailable(NodoubtError):
 
 
 class GuardError(NodoubtError):
-    """The block did something that the plan cannot carry; the message names the statement or the rule."""
+    """The block, or the program around it, did what the plan cannot carry; the message names the statement or the rule."""
 
 
 class Aborted(NodoubtError):

@@ -41,6 +41,46 @@ def test_a_table_that_could_have_them_and_has_none_is_fine(lab: Lab, node: SQLit
     assert lab.run(branch.roll_back(prepared=True)) is Ended.DONE
 
 
+EQUAL_BUT_NOT_THE_SAME = """
+CREATE TABLE name (key text PRIMARY KEY COLLATE NOCASE, x); INSERT INTO name VALUES ('Bob', 1), ('Al', 2);
+CREATE TABLE free (key PRIMARY KEY, x) WITHOUT ROWID; INSERT INTO free VALUES (1, 1);
+CREATE TABLE mixed (a, b text COLLATE RTRIM, x, PRIMARY KEY (a, b)); INSERT INTO mixed VALUES (1, 'b', 1);
+CREATE TABLE apart (key text, x, PRIMARY KEY (key COLLATE NOCASE)) WITHOUT ROWID; INSERT INTO apart VALUES ('Bob', 1);
+"""
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM name WHERE key = 'bob'; INSERT INTO name VALUES ('bob', 9)",
+        "INSERT OR REPLACE INTO name VALUES ('BOB', 9)",
+        "UPDATE name SET key = 'AL' WHERE key = 'al'",
+        "DELETE FROM free; INSERT INTO free VALUES (1.0, 9)",
+        "UPDATE mixed SET b = 'b '",
+    ],
+)
+def test_a_key_that_is_replaced_by_an_equal_one_makes_the_vote_no(lab: Lab, sql: str) -> None:
+    branch = lab.begin(lab.node(schema=EQUAL_BUT_NOT_THE_SAME))
+    branch.connection.execute(sql).fetchall()
+    answer = lab.run(branch.prepare())
+    assert answer.said is Said.NO
+    assert "equal but not the same" in answer.reason
+
+
+@pytest.mark.parametrize(
+    ("sql", "query", "rows"),
+    [
+        ("UPDATE name SET x = 9 WHERE key = 'bob'", "SELECT * FROM name", [("Bob", 9), ("Al", 2)]),
+        ("UPDATE name SET key = 'Ann' WHERE key = 'al'", "SELECT key FROM name", [("Ann",), ("Bob",)]),
+        ("INSERT INTO name VALUES ('bob', 3) ON CONFLICT (key) DO UPDATE SET x = 7", "SELECT max(x) FROM name", [(7,)]),
+        ("DELETE FROM apart; INSERT INTO apart VALUES ('bob', 9)", "SELECT * FROM apart", [("bob", 9)]),
+    ],
+)
+def test_keys_under_a_collation_are_carried(lab: Lab, sql: str, query: str, rows: object) -> None:
+    assert redo(lab, lab.node(schema=EQUAL_BUT_NOT_THE_SAME), sql) is Ended.DONE
+    assert sorted(lab.rows(query)) == sorted(rows)  # type: ignore[call-overload]
+
+
 # What a changeset carries: the owner dies after the vote, another one applies it
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,26 +19,15 @@ import apsw
 from nodoubt.errors import GuardError
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection
-from nodoubt.nodes.sqlite_guard import OWN_TABLES, SQLiteGuard, several
+from nodoubt.nodes.sqlite_guard import BEHIND, KEY_REPLACED, OWN_TABLES, REFUSED_CALLS, WATCHED, SQLiteGuard, several
 
 Row = tuple[Any, ...]
 
 VERSION = apsw.sqlite_lib_version()
 #: A changeset is lost work where SQLite was built without these; the apsw of the package index has both.
 HAS_SESSIONS = {"ENABLE_SESSION", "ENABLE_PREUPDATE_HOOK"} <= set(apsw.compile_options)
-
-_MINE = "the connection belongs to nodoubt for as long as it is open"
-_GUARD = "nodoubt watches the statements of the block through it"
-_BEHIND = "it would write behind the back of the changeset that carries the branch"
-_REFUSED = {
-    **dict.fromkeys(
-        ("close", "aclose", "as_async", "file_control", "filecontrol", "config", "set_busy_handler"), _MINE
-    ),
-    **dict.fromkeys(("setbusyhandler", "set_commit_hook", "setcommithook", "cursor_factory", "setlk_timeout"), _MINE),
-    **dict.fromkeys(("set_authorizer", "setauthorizer", "authorizer", "preupdate_hook"), _GUARD),
-    **dict.fromkeys(("set_exec_trace", "setexectrace", "exec_trace", "exectrace"), _GUARD),
-    **dict.fromkeys(("deserialize", "wal_checkpoint", "set_wal_hook", "setwalhook", "wal_autocheckpoint"), _BEHIND),
-}
+#: Whether apsw brings an SQLite of its own, instead of sharing the system's with Python's ``sqlite3``.
+IS_OWN_COPY = apsw.using_amalgamation
 
 
 class GuardedCursor(apsw.Cursor):
@@ -93,7 +82,7 @@ class GuardedCursor(apsw.Cursor):
 
     def set_exec_trace(self, callable: Any) -> None:  # noqa: A002
         """Refused: a cursor's own trace would hide its statements from the guard."""
-        raise self._session.guard.refuse("set_exec_trace()", _GUARD)
+        raise self._session.guard.refuse("set_exec_trace()", WATCHED)
 
     setexectrace = set_exec_trace
     exec_trace = exectrace = property(lambda self: None, set_exec_trace)
@@ -102,10 +91,8 @@ class GuardedCursor(apsw.Cursor):
         """Whether statements, or rows of values, were never run."""
         try:
             apsw.Cursor.close(self, False)
-        except apsw.IncompleteExecutionError:
-            return True
-        except apsw.Error:
-            return False
+        except apsw.Error as error:
+            return isinstance(error, apsw.IncompleteExecutionError)
         return False
 
     def _begun(self, text: str, watched: bool) -> GuardedCursor:
@@ -151,25 +138,25 @@ class GuardedConnection(apsw.Connection):
     def blob_open(self, database: str, table: str, column: str, rowid: int, writeable: bool) -> Any:
         guard = self.session.guard
         if writeable:
-            raise guard.refuse("blob_open(writeable=True)", _BEHIND, "UPDATE the row instead")
+            raise guard.refuse("blob_open(writeable=True)", BEHIND, "UPDATE the row instead")
         with self.session.call("blob_open"):
             return super().blob_open(database, table, column, rowid, writeable)
 
     blobopen = blob_open
 
     def backup(self, databasename: str, sourceconnection: Any, sourcedatabasename: str) -> Any:
-        raise self.session.guard.refuse("backup()", _BEHIND)
+        raise self.session.guard.refuse("backup()", BEHIND)
 
 
 class SQLiteConnection(BranchConnection):
     """What the user holds: attributes that would blind or bypass the guard can be neither called nor set."""
 
     __slots__ = ()
-    _limits = _REFUSED
+    _limits = REFUSED_CALLS
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _REFUSED:
-            raise self._guard.refuse(f"{name} =", _REFUSED[name])
+        if name in REFUSED_CALLS:
+            raise self._guard.refuse(f"{name} =", REFUSED_CALLS[name])
         super().__setattr__(name, value)
 
 
@@ -230,6 +217,10 @@ class Session:
         self.command("SELECT count(*) FROM main.sqlite_schema")
         with _explained():
             return self._raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)[0]
+
+    def leave_files(self) -> None:
+        """Let the close neither write into the database nor remove a WAL file: what is there now is not ours."""
+        self._raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
     # A user's work
 
@@ -302,9 +293,15 @@ class Session:
         return ""
 
     def changeset(self) -> bytes:
-        """What the block did."""
+        """What the block did. Raises StatementFailed where a changeset cannot tell it."""
         with _explained():
-            return bytes(self._changes.changeset())
+            changeset = bytes(self._changes.changeset())
+            for change in apsw.Changeset.iter(changeset):
+                # To a changeset these are two keys of one row: it has an INSERT of the new one, and an UPDATE of the old to it.
+                changed = {column for column, value in enumerate(change.new or ()) if value is not apsw.no_change}
+                if change.op == "UPDATE" and changed & change.pk_columns:
+                    raise StatementFailed("", KEY_REPLACED.format(change.name))
+        return changeset
 
     def deferred_violations(self) -> bool:
         """Whether a deferred foreign key is violated: COMMIT would fail."""
@@ -365,6 +362,13 @@ class Session:
             self._raw.close(True)
         finally:
             self.over()
+
+
+def open_files() -> Iterator[str]:
+    """The files that connections of this process hold open."""
+    for connection in apsw.connections():
+        with suppress(apsw.ConnectionClosedError):
+            yield connection.filename
 
 
 def changed_tables(changeset: bytes) -> dict[str, tuple[int, frozenset[int]]]:

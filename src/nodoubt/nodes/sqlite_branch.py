@@ -21,7 +21,7 @@ from nodoubt.nodes.contract import YES, Answer, Ended, Said
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import shorten
 from nodoubt.nodes.sqlite_guard import SQLiteGuard
-from nodoubt.nodes.sqlite_sessions import Sessions
+from nodoubt.nodes.sqlite_sessions import MOVED, Sessions
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId
 
@@ -139,6 +139,8 @@ class SQLiteBranch:
             )
         if self._session.deferred_violations():
             return self._no("a deferred foreign key is violated")
+        if self._node.sessions.is_moved():
+            return self._no(MOVED)
         return None
 
     def _promise(self) -> Answer:
@@ -200,14 +202,17 @@ class SQLiteBranch:
                 logger.warning("node %r: %s", self._node.name, again)
                 return self._unknown(failure)
             return self._no(str(failure), failure) if failure.code in CERTAINLY_NOT else self._unknown(failure)
+        if self._node.sessions.is_moved():
+            return self._unknown(StatementFailed("", MOVED))
         return YES
 
     def _commit(self) -> bool:
         """Commit the held transaction; if that fails the journal still holds everything."""
         try:
             with self._session.hold():
+                self._node.sessions.require_unmoved()
                 self._session.command("COMMIT")
-        except (ConnectionLost, StatementFailed) as error:
+        except (ConnectionLost, StatementFailed, NodeUnavailable) as error:
             logger.info("node %r: %s; going by the journal", self._node.name, error)
             return False
         finally:

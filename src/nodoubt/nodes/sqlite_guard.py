@@ -30,6 +30,24 @@ _KEY = (
 )
 _OURS = "the tables of nodoubt are what recovery believes; they are not for the block to write"
 
+KEY_REPLACED = (
+    "table {0!r}: a row's key was replaced by one that is equal but not the same ('Bob' by 'bob' under NOCASE, 1 by 1.0);"
+    " a changeset cannot tell that: keep the key as it is, or make this node the transaction's home"
+)
+_MINE = "the connection belongs to nodoubt for as long as it is open"
+WATCHED = "nodoubt watches the statements of the block through it"
+BEHIND = "it would write behind the back of the changeset that carries the branch"
+#: What of apsw's connection a block may neither call nor set, and why.
+REFUSED_CALLS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("close", "aclose", "as_async", "file_control", "filecontrol", "config", "set_busy_handler"), _MINE
+    ),
+    **dict.fromkeys(("setbusyhandler", "set_commit_hook", "setcommithook", "cursor_factory", "setlk_timeout"), _MINE),
+    **dict.fromkeys(("set_authorizer", "setauthorizer", "authorizer", "preupdate_hook"), WATCHED),
+    **dict.fromkeys(("set_exec_trace", "setexectrace", "exec_trace", "exectrace"), WATCHED),
+    **dict.fromkeys(("deserialize", "wal_checkpoint", "set_wal_hook", "setwalhook", "wal_autocheckpoint"), BEHIND),
+}
+
 _FORBIDDEN: Mapping[str, str] = {"SQLITE_TRANSACTION": _ENDS, "SQLITE_ATTACH": _FILES, "SQLITE_DETACH": _FILES}
 _DDL = frozenset(
     {

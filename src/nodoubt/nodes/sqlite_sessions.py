@@ -18,6 +18,7 @@ from nodoubt.journal.record import JournalDamaged
 from nodoubt.nodes import sqlite_tables as tables
 from nodoubt.nodes.apsw_driver import Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.sqlite_alone import Alone, require_alone
 from nodoubt.nodes.sqlite_line import Line
 from nodoubt.nodes.sqlite_wal import has_unseen
 from nodoubt.nodes.world import World
@@ -30,6 +31,8 @@ LOCK_SLICE_S = 0.1
 LOCK_LOOK_S = 0.001
 #: Idle recovery connections that are kept.
 IDLE_MAX = 2
+
+MOVED = "the database file or its WAL file was replaced or removed while it was in use"
 
 
 class Locked(NodeUnavailable):
@@ -52,12 +55,18 @@ class Sessions:
         self._idle: list[Session] = []
         self._idle_lock = threading.Lock()
         self._keeper: Session | None = None
+        self._alone: Alone | None = None
         self.closed = False
 
     def keep(self) -> None:
-        """Keep one connection open: without any, SQLite empties and removes the WAL file, and rebuilds its index later."""
+        """Keep one connection open: without any, SQLite empties and removes the WAL file, and rebuilds its index later.
+
+        Raises ConfigError where this process has the file open otherwise.
+        """
+        require_alone(self._name, self._path)
         self._keeper = self.new()
         self._keeper.command("SELECT count(*) FROM sqlite_schema")
+        self._alone = Alone(self._name, self._path)
         self.closed = False
 
     def close(self) -> None:
@@ -68,11 +77,32 @@ class Sessions:
         if self._keeper is not None:
             idle.append(self._keeper)
             self._keeper = None
+        is_moved = self.is_moved()
         for session in idle:
+            if is_moved:
+                session.leave_files()
             session.close()
+        if self._alone is not None:
+            self._alone.leave()
+            self._alone = None
+
+    def is_moved(self) -> bool:
+        """Whether the files that are open here are no longer those on the path."""
+        return self._alone is not None and self._alone.is_moved()
+
+    def require_unmoved(self) -> None:
+        """Raise NodeUnavailable if what is written now would be lost."""
+        if self.is_moved():
+            raise NodeUnavailable(
+                f"node {self._name!r}: {MOVED}",
+                retryable=False,
+                hint="another SQLite library in this process does so when it closes the file, and so does who moves files."
+                " End this process, see that the right files are there, and start it again",
+            )
 
     def new(self, *, for_branch: bool = False) -> Session:
-        """A new connection, for recovery or for a branch. Raises StatementFailed."""
+        """A new connection, for recovery or for a branch. Raises StatementFailed and NodeUnavailable."""
+        self.require_unmoved()
         session = Session(self._path, vfs=self._vfs)
         try:
             session.wait_for_locks(LOCK_SLICE_S)
@@ -132,6 +162,7 @@ class Sessions:
             try:
                 result = step(session)
                 session.command("COMMIT")
+                self.require_unmoved()
                 return result
             finally:
                 session.roll_back()
@@ -143,6 +174,7 @@ class Sessions:
 
     def use(self, step: Callable[[Session], T]) -> T:
         """Run a step on an idle session, or a new one; anything but success closes it."""
+        self.require_unmoved()
         with self._idle_lock:
             idle = self._idle.pop() if self._idle else None
         session = idle or self.new()
