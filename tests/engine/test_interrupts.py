@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import threading
 from contextlib import suppress
@@ -76,7 +77,7 @@ async def test_a_block_that_goes_on_is_interrupted_once(monkeypatch: pytest.Monk
         before = work.interrupt = Mock(wraps=work.interrupt)
         expire()
         rings.append(before.called)
-        if len(rings) == 3:
+        if len(rings) == 2:
             rung.set()
 
     async def block() -> None:
@@ -88,7 +89,43 @@ async def test_a_block_that_goes_on_is_interrupted_once(monkeypatch: pytest.Monk
     monkeypatch.setattr(work, "expire", ring)
     with pytest.raises(Aborted, match="not over within"):
         await block()
-    assert rings == [True, False, False]
+    assert rings == [True, False]
+
+
+async def test_a_block_that_does_not_let_go_loses_its_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its locks would keep others waiting for as long as it likes."""
+    monkeypatch.setattr("nodoubt.engine.work.PATIENCE_S", 0.01)
+    engine = await _engine()
+    work, cut = engine.begin(timeout_s=0.01), asyncio.Event()
+
+    async def block() -> None:
+        async with AsyncTransaction(work) as tx:
+            await (await tx.on("left")).put("fact", "key", "stuck")
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            async with AsyncTransaction(engine.begin()) as other:
+                await (await other.on("left")).put("fact", "key", "free")
+            cut.set()
+
+    with pytest.raises(Aborted, match="not over within"):
+        await asyncio.wait_for(block(), PATIENCE_S)
+    assert cut.is_set()
+
+
+async def test_a_transaction_that_was_never_entered_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodoubt.engine.work.PATIENCE_S", 0.01)
+    engine, over = await _engine(), asyncio.Event()
+    work = engine.begin(timeout_s=0.01)
+    expire = work.expire
+
+    def ring() -> None:
+        expire()
+        if not engine.live:
+            over.set()
+
+    monkeypatch.setattr(work, "expire", ring)
+    await asyncio.wait_for(over.wait(), PATIENCE_S)
+    assert work.deadline_s == math.inf
 
 
 async def _engine() -> Engine:

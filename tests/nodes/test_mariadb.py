@@ -276,7 +276,11 @@ REFUSED = [
     "SELECT 1; DELETE FROM item",
     "SELECT RELEASE_ALL_LOCKS()",
     "FLUSH TABLES",
+    "SET SESSION idle_transaction_timeout = 0",
+    "SET @x = 1, @@session.`idle_write_transaction_timeout` = 0",
+    "SET wait_timeout = 1000000",
 ]
+ALLOWED = ["SET SESSION lock_wait_timeout = 9", "SELECT @@wait_timeout", "SELECT 'SET wait_timeout = 1'"]
 
 
 @pytest.mark.parametrize("text", REFUSED)
@@ -287,6 +291,43 @@ def test_refused_statements(side: Side, url: str, text: str) -> None:
         with pytest.raises(GuardError):
             await side.sql(branch.connection, text)
         await branch.roll_back(prepared=False)
+
+    side.run(story())
+
+
+@pytest.mark.parametrize("text", ALLOWED)
+def test_statements_that_only_look_like_forbidden_ones(side: Side, url: str, text: str) -> None:
+    async def story() -> None:
+        node = await side.node(url)
+        branch = await side.begin(node)
+        await side.sql(branch.connection, text)
+        assert branch.misuse is None
+        await branch.roll_back(prepared=False)
+
+    side.run(story())
+
+
+def test_a_session_whose_number_outgrew_an_integer_forces_what_it_reads(side: Side, url: str) -> None:
+    async def story() -> None:
+        node = await side.node(url, options={"init_command": "SET SESSION pseudo_thread_id = 4294967295"})
+        session = await node.connect()
+        assert await session.query("SELECT CONNECTION_ID()") == [(4294967295,)]
+        await session.close()
+        assert await node.applied([(side.id().gid, 1)]) == set()
+
+    side.run(story())
+
+
+def test_a_method_that_was_kept_is_dead(side: Side, url: str) -> None:
+    async def story() -> None:
+        node = await side.node(url, pool_size=1)
+        first = await side.begin(node)
+        cursor = first.connection.cursor
+        await first.roll_back(prepared=False)
+        second = await side.begin(node)
+        with pytest.raises(GuardError, match="over"):
+            await maybe(cursor())
+        await second.roll_back(prepared=False)
 
     side.run(story())
 

@@ -245,7 +245,18 @@ async def test_a_full_pool_names_itself(lab: Lab) -> None:
     await (await lab.branch(node))[1].roll_back(prepared=False)
 
 
-@pytest.mark.parametrize(("statement", "kept"), [("SELECT 1", True), ("SET search_path = nowhere", False)])
+@pytest.mark.parametrize(
+    ("statement", "kept"),
+    [
+        ("SELECT 1", True),
+        ("SET LOCAL search_path = nowhere", True),
+        ("SET search_path = nowhere", False),
+        ("DO 'BEGIN PERFORM pg_advisory_lock(1); END'", False),
+        ("CREATE TABLE pg_temp.x (k int)", False),
+        ("SELECT \"set_config\"('search_path', 'nowhere', false)", False),
+        ('SELECT "pg_advisory_lock"(1)', False),
+    ],
+)
 @scenario
 async def test_a_changed_session_serves_nobody_else(lab: Lab, statement: str, kept: bool) -> None:
     node = await lab.node()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from typing import Any
 
@@ -49,6 +50,20 @@ ENDS = (
     "SELECT name'\\'; COMMIT; SELECT 'x'",
     "DISCARD ALL",
     "DEALLOCATE ALL",
+    "RESET ALL",
+)
+BOUNDS = (
+    "SET idle_in_transaction_session_timeout = 0",
+    'SET LOCAL "idle_in_transaction_session_timeout" TO DEFAULT',
+    "RESET idle_in_transaction_session_timeout",
+    "SELECT set_config('idle_in_transaction_session_timeout', '0', false)",
+    "SELECT \"set_config\"( 'Idle_In_Transaction_Session_Timeout', '0', false)",
+)
+MODES = (
+    "SET TRANSACTION READ WRITE",
+    "SET LOCAL transaction isolation level read committed, read write",
+    "SET transaction_read_only = off",
+    "SELECT set_config('transaction_read_only', 'off', true)",
 )
 NOT_PREPARED = ("LISTEN x", "NOTIFY x", "CREATE TEMP TABLE x (k int)", "DECLARE c CURSOR WITH HOLD FOR SELECT 1")
 
@@ -56,12 +71,29 @@ NOT_PREPARED = ("LISTEN x", "NOTIFY x", "CREATE TEMP TABLE x (k int)", "DECLARE 
 @scenario
 async def test_forbidden_statements_are_named_and_doom_the_branch(lab: Lab) -> None:
     node = await lab.node()
-    for statement in (*ENDS, *NOT_PREPARED):
+    for statement in (*ENDS, *BOUNDS, *MODES, *NOT_PREPARED):
         _, branch = await lab.branch(node)
         with pytest.raises(GuardError, match="on node 'stock'") as caught:
             await lab.do(branch.connection, statement)
         assert branch.misuse is caught.value, statement
         await branch.roll_back(prepared=False)
+
+
+@scenario
+async def test_statements_that_only_look_like_forbidden_ones(lab: Lab) -> None:
+    node = await lab.node()
+    _, branch = await lab.branch(node)
+    for statement in (
+        "SHOW idle_in_transaction_session_timeout",
+        "SELECT 'SET idle_in_transaction_session_timeout = 0'",
+        "SELECT current_setting('transaction_read_only')",
+        "SELECT set_config('app.reader', 'transaction_read_only', true)",
+        "SET LOCAL statement_timeout = 0",
+        "SET TRANSACTION READ ONLY",
+    ):
+        await lab.do(branch.connection, statement)
+    assert branch.misuse is None
+    await branch.roll_back(prepared=False)
 
 
 @scenario
@@ -105,6 +137,23 @@ async def test_a_leaked_connection_is_dead(lab: Lab) -> None:
     with pytest.raises(GuardError, match="over"):
         await lab.do(leaked, "INSERT INTO t VALUES (1)")
     assert following.misuse is None
+    assert said(await following.prepare()) == "yes"
+    await following.commit()
+    assert lab.keys(node) == []
+
+
+@scenario
+async def test_a_method_that_was_kept_is_dead(lab: Lab) -> None:
+    """Although the driver's own serves the session's next branch."""
+    node = await lab.node(pool_size=1)
+    _, branch = await lab.branch(node)
+    execute = branch.connection.execute
+    assert inspect.iscoroutinefunction(execute) is lab.is_async
+    await settle(execute("SELECT 1"))
+    await branch.roll_back(prepared=False)
+    _, following = await lab.branch(node)
+    with pytest.raises(GuardError, match="over"):
+        await settle(execute("INSERT INTO t VALUES (1)"))
     assert said(await following.prepare()) == "yes"
     await following.commit()
     assert lab.keys(node) == []

@@ -338,16 +338,18 @@ class Work:
         """The deadline: before the decision the connections become unusable at once (recovery rule 10).
 
         Nobody waits for a dead connection for ever either: neither behind a decision that is on its way, of which nothing
-        is undone, nor behind the rollback of a block that was interrupted.
+        is undone, nor behind the rollback of a block that was interrupted. Nor for a block that does not let go of its locks
+        when it is interrupted, or was never entered.
         """
         phase, is_first = self.machine.phase, not self._is_overdue
         self._is_overdue, self.deadline_s = True, self._engine.world.now() + PATIENCE_S
-        if phase is Phase.ACTIVE:
-            if is_first:
-                self._stop_block()
+        if phase is Phase.ACTIVE and is_first:
+            self._stop_block()
         elif phase is Phase.PREPARING or not is_first:
             self.deadline_s = math.inf
             self.sever()
+            if not self._branches:
+                self._over()
 
     def _stop_block(self) -> None:
         self.expired = True

@@ -10,7 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from types import TracebackType
+from functools import lru_cache
+from inspect import iscoroutinefunction
+from types import MethodType, TracebackType
 from typing import Any, ClassVar
 
 from nodoubt.errors import GuardError
@@ -169,7 +171,8 @@ class BranchConnection:
     def __getattr__(self, name: str) -> Any:
         if self._guard.is_closed or name in self._limits:
             self._check(name, f"{name}()")
-        return getattr(self._raw, name)
+        found = getattr(self._raw, name)
+        return _dying(found, self._guard) if isinstance(found, MethodType) else found
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._check(f"{name}=", f"setting {name}")
@@ -198,6 +201,25 @@ class BranchConnection:
 
     async def __aexit__(self, *error: Any) -> Any:
         return await self.__getattr__("__aexit__")(*error)
+
+
+_is_async = lru_cache(maxsize=256)(iscoroutinefunction)
+
+
+def _dying(method: MethodType, guard: Guard) -> Callable[..., Any]:
+    """A method that dies with its branch: the driver's own goes on to serve the session's next one."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        guard.check_open()
+        return method(*args, **options)
+
+    async def call_async(*args: Any, **options: Any) -> Any:
+        guard.check_open()
+        return await method(*args, **options)
+
+    dying = call_async if _is_async(method.__func__) else call
+    dying.__name__, dying.__doc__ = method.__name__, method.__doc__
+    return dying
 
 
 def shorten(sql: str, characters: int = 80) -> str:

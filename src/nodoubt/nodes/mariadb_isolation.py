@@ -25,6 +25,9 @@ SNAPSHOT_ISOLATION = "innodb_snapshot_isolation"
 #: Limits for waiting, in whole seconds: for rows, and for tables.
 _LIMITS = ("innodb_lock_wait_timeout", "lock_wait_timeout")
 
+#: A number that hardly any other session has; ids of connections outgrow the column.
+_MINE = "CONNECTION_ID() MOD 2147483648"
+
 _LEVELS = {Isolation.SNAPSHOT: "REPEATABLE READ", Isolation.SERIALIZABLE: "SERIALIZABLE"}
 
 
@@ -84,6 +87,6 @@ def forced(schema: str, read_committed: str) -> str:
     (MDEV-24341).
     """
     return (
-        f"{read_committed}START TRANSACTION;INSERT INTO {schema}nodoubt_branch VALUES ('',CONNECTION_ID());"
-        f"DELETE FROM {schema}nodoubt_branch WHERE gid='' AND branch=CONNECTION_ID();COMMIT"
+        f"{read_committed}START TRANSACTION;INSERT INTO {schema}nodoubt_branch VALUES ('',{_MINE});"
+        f"DELETE FROM {schema}nodoubt_branch WHERE gid='' AND branch={_MINE};COMMIT"
     )

@@ -13,6 +13,7 @@ from nodoubt.nodes.statements import MYSQL, Rule, Rules, starts
 _ENDS = "the block ends the transaction by itself: leave it to commit, raise or call tx.rollback() to abort"
 _COMMITS = "the server commits implicitly before this statement, so it cannot be part of a transaction"
 _WEAKENS = "a snapshot that writes rests on it: set it in the server's configuration, or in the driver's init_command"
+_BOUND = "it ends a transaction whose program is stopped, before recovery forgets that it aborted it"
 _LOCKS = "nodoubt keeps a named lock in the session, by which recovery finds it"
 
 
@@ -35,6 +36,7 @@ RULES = Rules(
         Rule(pattern=starts("FLUSH|RESET|PURGE|INSTALL|UNINSTALL|BACKUP|SHUTDOWN|RESTART|CLONE|IMPORT"), why=_COMMITS),
         Rule(pattern=starts("CHANGE (?:MASTER|REPLICATION)|(?:START|STOP) (?:ALL )?(?:SLAVES?|REPLICA)"), why=_COMMITS),
         Rule(pattern=starts(r"SET\b[^;]*\binnodb_snapshot_isolation"), why=_WEAKENS),
+        Rule(pattern=starts(r"SET\b[^;]*\b(?:idle_(?:\w+_)?transaction_timeout|wait_timeout)"), why=_BOUND),
         Rule(pattern=_anywhere(r"\bRELEASE_ALL_LOCKS\s*\("), why=_LOCKS),
         Rule(pattern=_anywhere(r"/\*M?!"), why="a comment that the server executes hides what the statement does"),
     ),

@@ -29,6 +29,18 @@ from nodoubt.protocol.verdicts import HomeSays
 _ENDS = "the block ends the transaction by itself: leave it to commit, raise or call tx.rollback() to abort"
 _NOT_PREPARED = "PostgreSQL cannot prepare a transaction that did this (PREPARE TRANSACTION, notes)"
 
+_BOUND = "it ends a transaction whose program is stopped, before recovery forgets that it aborted it"
+_MODE = "what a branch may do is said when it is opened: tx.on(name, read_only=…)"
+
+
+def _not_set(name: str, why: str) -> tuple[Rule, Rule]:
+    """There are two ways to set something: a statement, and a function that is given the name as a string."""
+    return (
+        Rule(pattern=starts(rf"(?:SET|RESET) (?:(?:SESSION|LOCAL) )?\"?{name}"), why=why),
+        Rule(pattern=re.compile(rf"\bset_config\W{{1,20}}{name}\b", re.IGNORECASE), why=why, in_strings=True),
+    )
+
+
 RULES = Rules(
     lexicon=POSTGRESQL,
     forbidden=(
@@ -38,13 +50,17 @@ RULES = Rules(
         Rule(pattern=starts(r"CREATE (?:(?:GLOBAL|LOCAL) )?TEMP(?:ORARY)?"), why=_NOT_PREPARED, home_may=True),
         Rule(pattern=starts(r"DECLARE [^;]*WITH HOLD"), why=_NOT_PREPARED, home_may=True),
         Rule(
-            pattern=starts(r"DISCARD|DEALLOCATE ALL|DEALLOCATE PREPARE ALL"),
+            pattern=starts(r"DISCARD|RESET ALL|DEALLOCATE ALL|DEALLOCATE PREPARE ALL"),
             why="it would drop what nodoubt keeps in the session",
         ),
+        *_not_set("idle_in_transaction_session_timeout", _BOUND),
+        *_not_set("transaction_read_only", _MODE),
+        Rule(pattern=starts(r"SET (?:(?:SESSION|LOCAL) )?TRANSACTION\b[^;]*\bREAD\s+WRITE"), why=_MODE),
     ),
     lasting=re.compile(
-        r"^SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)|^RESET\b|\bset_config\s*\(|\bpg_(?:try_)?advisory_lock(?:_shared)?\s*\("
-        r"|^PREPARE\b|^LISTEN\b|^LOAD\b|^DEALLOCATE\b|\bTEMP(?:ORARY)?\b|\bWITH\s+HOLD\b",
+        r"^SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)|^RESET\b|\bset_config\"?\s*\("
+        r"|\bpg_(?:try_)?advisory_lock(?:_shared)?\"?\s*\(|^PREPARE\b|^LISTEN\b|^LOAD\b|^DEALLOCATE\b|\b(?:pg_)?TEMP(?:ORARY)?\b"
+        r"|\bWITH\s+HOLD\b|^DO\b|^CALL\b",
         re.IGNORECASE,
     ),
 )
@@ -54,9 +70,11 @@ UNDEFINED_OBJECT = "42704"
 #: Table, and schema.
 UNDEFINED = ("42P01", "3F000")
 LOCK_NOT_AVAILABLE = "55P03"
-#: Class 40 is transaction rollback (serialization failure, deadlock), 53 insufficient resources, 55 object not in state,
-#: 57 operator intervention (shutdown, cancelled); the appendix on error codes.
-_RETRYABLE_CLASSES = ("40", "53", "55", "57")
+#: Class 40 is transaction rollback (serialization failure, deadlock), 53 insufficient resources, 57 operator intervention
+#: (shutdown, cancelled); the appendix on error codes. Of class 55, object not in state, two pass: 55000 is also the answer of a
+#: server that prepares nothing.
+_RETRYABLE_CLASSES = ("40", "53", "57")
+_RETRYABLE = (LOCK_NOT_AVAILABLE, "55006")
 
 #: The steps from each schema to the next; a fresh database takes them all. A step that was released never changes.
 MIGRATIONS = {
@@ -181,7 +199,7 @@ class PostgreSQL(Detached):
         return failure.code == UNIQUE_VIOLATION and failure.constraint == "nodoubt.decision_pkey"
 
     def is_retryable(self, failure: StatementFailed) -> bool:
-        return failure.code[:2] in _RETRYABLE_CLASSES
+        return failure.code[:2] in _RETRYABLE_CLASSES or failure.code in _RETRYABLE
 
     def is_missing(self, failure: StatementFailed) -> bool:
         return failure.code == UNDEFINED_OBJECT

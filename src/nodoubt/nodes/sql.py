@@ -76,12 +76,17 @@ class SqlNode:
             await step
         except (ConnectionLost, StatementFailed) as error:
             session.abandon()
-            raise NodeUnavailable(f"node {self.name!r} refused a new session: {error}") from error
+            raise self._refused("refused a new session", error) from error
         except BaseException:
             session.abandon()
             raise
         finally:
             alarm.cancel()
+
+    def _refused(self, what: str, error: ConnectionLost | StatementFailed) -> NodeUnavailable:
+        passes = isinstance(error, ConnectionLost) or self.dialect.is_retryable(error)
+        hint = "" if passes else "run `nodoubt doctor`: it says what the node lacks"
+        return NodeUnavailable(f"node {self.name!r} {what}: {error}", retryable=passes, hint=hint)
 
     async def open(self) -> None:
         session = await self._driver.connect(self._settings)
@@ -89,7 +94,7 @@ class SqlNode:
             await self.dialect.check_identity(session, self.name, self.domain)
             self._findings = await self.dialect.durable(session)
         except (ConnectionLost, StatementFailed) as error:
-            raise NodeUnavailable(f"node {self.name!r}: {error}") from error
+            raise self._refused("cannot be opened", error) from error
         finally:
             await session.close()
         self.home_refusal = "; ".join(finding.text for finding in self._findings if finding.level == "error")

@@ -50,12 +50,14 @@ MYSQL = re.compile(
 class Rule:
     """A forbidden statement: a pattern for its beginning, and why it cannot be carried.
 
-    ``home_may`` lets home's branch run it, because that branch is never prepared.
+    ``home_may`` lets home's branch run it, because that branch is never prepared. ``in_strings`` looks for it anywhere in the
+    text, contents of strings included.
     """
 
     pattern: re.Pattern[str]
     why: str
     home_may: bool = False
+    in_strings: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -121,8 +123,11 @@ def _read(sql: str, rules: Rules) -> Reading:
     broken: list[tuple[str, Rule]] = []
     savepoints: list[tuple[str, str]] = []
     lasting = False
+    broken.extend((sql, rule) for rule in rules.forbidden if rule.in_strings and rule.pattern.search(sql))
     for statement in split(sql, rules.lexicon):
-        broken.extend((statement, rule) for rule in rules.forbidden if rule.pattern.match(statement))
+        broken.extend(
+            (statement, rule) for rule in rules.forbidden if not rule.in_strings and rule.pattern.match(statement)
+        )
         lasting = lasting or rules.lasting.search(statement) is not None
         if step := _SAVEPOINT.match(statement):
             kind = "set" if step["set"] else "to" if step["to"] else "release"

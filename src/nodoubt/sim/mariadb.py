@@ -317,8 +317,8 @@ class MariaDBServer(MariaDBBranches):
         (r"START TRANSACTION", MariaDBBranches.start_transaction),
         (r"COMMIT", MariaDBBranches.commit),
         (r"ROLLBACK", MariaDBBranches.roll_back),
-        (r"INSERT INTO \S*nodoubt_branch VALUES \('',CONNECTION_ID\(\)\)", _pass),
-        (r"DELETE FROM \S*nodoubt_branch WHERE gid='' AND branch=CONNECTION_ID\(\)", _pass_on),
+        (r"INSERT INTO \S*nodoubt_branch VALUES \('',CONNECTION_ID\(\) MOD 2147483648\)", _pass),
+        (r"DELETE FROM \S*nodoubt_branch WHERE gid='' AND branch=CONNECTION_ID\(\) MOD 2147483648", _pass_on),
         (r"INSERT INTO \S*nodoubt_branch VALUES \('(.*)',(\d+)\)", _evidence),
         (
             r"INSERT INTO \S*nodoubt_decision \(gid, .* VALUES \('(.*)','committed','(.*)',([01]),IFNULL\(.*\)\)",
