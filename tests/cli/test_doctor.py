@@ -157,6 +157,25 @@ def test_a_copied_database_is_named(run: Run, bare_shop: Shop) -> None:
     assert "copied" in between["fix"]
 
 
+def test_a_mariadb_database_without_our_tables_is_named(run: Run, database: DatabaseFactory) -> None:
+    write_config({"stock": database("mariadb")})
+    printed = run("doctor", "--json")
+    assert (printed.code, printed.json["errors"]) == (1, 1)
+    identity = finding(run, "stock", "identity")
+    assert identity["level"] == "error"
+    assert "nodoubt init" in identity["fix"]
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_port_that_is_none_is_named(run: Run, kind: str) -> None:
+    write_config({"stock": f"{kind}://me@127.0.0.1:99999/shop"})
+    printed = run("doctor", "--json")
+    assert printed.code in (1, 2)
+    said = (printed.out + printed.err).lower()
+    assert "port" in said
+    assert "bug" not in said
+
+
 def test_another_domain_is_named(run: Run, shop: Shop) -> None:
     identity = finding(run, "orders", "identity", "--domain", "office")
     assert identity["level"] == "error"
@@ -197,7 +216,7 @@ def test_a_wrong_password_and_a_missing_database_are_named(run: Run, monkeypatch
             reachable = finding(run, node, "reachable")
             assert reachable["level"] == "error"
             assert "password authentication failed" in reachable["text"]
-            assert "check user, password and database" in reachable["fix"]
+            assert "check user, password, port and database" in reachable["fix"]
         assert "wr@ng" not in run("doctor").out
         printed = run("tx", "list")
         assert printed.code == 2

@@ -26,7 +26,7 @@ class Terminal(io.StringIO):
 
 def test_nothing_in_doubt_is_said_so(run: Run, shop: Shop) -> None:
     printed = run("tx", "list")
-    assert (printed.code, printed.out) == (0, "nothing is in doubt on the nodes that answered\n")
+    assert (printed.code, printed.out) == (0, "nothing is in doubt\n")
     assert run("tx", "list", "--json").json == {"in_doubt": [], "unreachable": {}, "foreign": {}}
 
 

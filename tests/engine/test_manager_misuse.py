@@ -61,6 +61,26 @@ async def test_a_timeout_is_a_time(sync_shop: Shop) -> None:
 
 
 @scenario
+async def test_what_is_no_name_and_no_gid_is_refused_as_such(sync_shop: Shop) -> None:
+    async with sync_shop.open() as tm:
+        nothing: Any = None
+        with pytest.raises(ConfigError, match="no node is called None"):
+            async with Tx(tm.transaction()) as tx:
+                await tx.on(nothing)
+        with pytest.raises(ConfigError, match="None is not a gid"):
+            tm.outcome(nothing)
+
+
+@scenario
+async def test_a_view_that_was_open_for_too_long_names_its_limit(sync_shop: Shop) -> None:
+    async with sync_shop.open() as tm:
+        view: Any = tm.snapshot(max_age=60)._work
+        assert "larger max_age to snapshot()" in view.timed_out().hint
+        transaction: Any = tm.transaction()._work
+        assert "larger timeout to transaction()" in transaction.timed_out().hint
+
+
+@scenario
 async def test_a_text_is_no_list_of_keys_or_nodes(sync_shop: Shop) -> None:
     async with sync_shop.open() as tm:
         for wish in ("keys", "nodes", "reads"):

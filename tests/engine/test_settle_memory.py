@@ -48,6 +48,16 @@ async def test_decided_is_committed_and_completed() -> None:
     assert not any(database.tables[BRANCH] for database in stage.databases.values())
 
 
+async def test_a_branch_that_its_decision_names_by_another_node_is_finished_where_it_is() -> None:
+    """The node was called otherwise before, perhaps."""
+    stage = await installed()
+    gid = leave_both(stage)
+    stage.decide(gid, BOTH.replace("left", "formerly"))
+    report = await (await stage.process()).settle()
+    assert (report.committed, report.completed) == (2, 1)
+    assert stage.written() == {"left", "right"}
+
+
 async def test_a_decision_of_the_future_is_not_young_for_ever() -> None:
     """The clock of home was set back since it was decided (recovery rule 8); found by simulation, seed 87."""
     stage = await installed()

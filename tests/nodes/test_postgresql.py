@@ -277,3 +277,6 @@ async def test_why_a_login_fails(lab: Lab, postgresql: PostgreSQLServer) -> None
             await lab.make("stock", wrong).open()
     with pytest.raises(NodeUnavailable):
         await lab.make("stock", url.replace(str(postgresql.port), "1")).open()
+    with pytest.raises(ConfigError, match="nonsense") as told:
+        await lab.make("stock", url, options={"nonsense": "1"}).open()
+    assert "the node's options" in told.value.hint

@@ -48,6 +48,7 @@ ENDS = (
     "SELECT 1 AS a$$; COMMIT; SELECT 1 AS b$$",
     "SELECT 1 WHERE 'a' LIKE'C:\\'; COMMIT; SELECT 'x'",
     "SELECT name'\\'; COMMIT; SELECT 'x'",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; END; COMMIT",
     "DISCARD ALL",
     "DEALLOCATE ALL",
     "RESET ALL",
@@ -89,6 +90,8 @@ async def test_statements_that_only_look_like_forbidden_ones(lab: Lab) -> None:
         "SELECT current_setting('transaction_read_only')",
         "SELECT set_config('app.reader', 'transaction_read_only', true)",
         "SET LOCAL statement_timeout = 0",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END",
+        "CREATE FUNCTION g() RETURNS void LANGUAGE sql begin atomic end; SELECT 1",
         "SET TRANSACTION READ ONLY",
     ):
         await lab.do(branch.connection, statement)

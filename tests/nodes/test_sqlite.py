@@ -42,6 +42,11 @@ def test_urls_that_name_no_file(url: str) -> None:
         database_path(url)
 
 
+def test_an_option_that_is_none_is_refused(lab: Lab) -> None:
+    with pytest.raises(ConfigError, match="no option 'timeout'"):
+        SQLiteNode("shop", "lab", lab.settings(options={"timeout": 1}), lab.world)
+
+
 def test_two_names_of_one_file_share_its_journal(lab: Lab, node: SQLiteNode) -> None:
     (lab.folder / "other.db").symlink_to(node.path)
     assert database_path(f"sqlite:///{lab.folder / 'other.db'}") == node.path

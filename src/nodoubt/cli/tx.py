@@ -103,7 +103,8 @@ def run_list(arguments: argparse.Namespace) -> int:
         "unreachable": report.unreachable,
         "foreign": report.foreign,
     }
-    lines = doubt_lines(report.waiting) if report.waiting else ["nothing is in doubt on the nodes that answered"]
+    where = " on the nodes that answered" if report.unreachable else ""
+    lines = doubt_lines(report.waiting) if report.waiting else [f"nothing is in doubt{where}"]
     lines += [f"node {name} could not be asked: {why}" for name, why in report.unreachable.items()]
     tell(arguments, result, lines)
     if report.waiting:

@@ -108,7 +108,7 @@ class Engine:
         try:
             return self.nodes[name]
         except KeyError:
-            close = difflib.get_close_matches(name, self.nodes, n=1)
+            close = difflib.get_close_matches(str(name), self.nodes, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"configured are: {', '.join(self.nodes) or 'none'}"
             raise ConfigError(f"no node is called {name!r}", hint=hint) from None
 
@@ -142,7 +142,7 @@ class Engine:
         gid = new_gid(self.world.unix_ms(), self.world.random(10))
         timeout_s = self.settings.timeout_s if timeout_s is None else timeout_s
         if not timeout_s > 0:
-            raise ConfigError(f"timeout={timeout_s!r} is not a time", hint="pass seconds, more than 0")
+            raise ConfigError(f"{timeout_s!r} s is not a time that a transaction may take", hint="pass more than 0")
         work = Work(self, gid, home=home, timeout_s=timeout_s, request=asked, terms=terms)
         self.live[gid] = work
         self._deadlines.keep(work.deadline_s)

@@ -365,6 +365,7 @@ async def complete(nodes: Mapping[str, Node], home: str, finished: Mapping[str, 
     by_node: dict[str, list[str]] = defaultdict(list)
     for gid, participants in finished.items():
         for node in dict.fromkeys(participants.values()):
-            by_node[node].append(gid)
+            if node in nodes:
+                by_node[node].append(gid)
     for node, gids in by_node.items():
         await nodes[node].drop_evidence(gids)

@@ -326,12 +326,14 @@ class Work:
             raise GuardError("the transaction is over", gid=self.gid, outcome=self.outcome)
 
     def timed_out(self) -> Aborted:
+        is_view = self.terms.isolation is Isolation.SNAPSHOT and not self._request.writes
+        larger = "max_age to snapshot()" if is_view else "timeout to transaction()"
         return Aborted(
             f"the transaction was not over within {self._timeout_s:g} s",
             gid=self.gid,
             outcome=self.outcome,
             retryable=True,
-            hint="pass a larger timeout to transaction(), or do less in the block",
+            hint=f"pass a larger {larger}, or do less in the block",
         )
 
     def expire(self) -> None:

@@ -11,13 +11,14 @@ from asyncpg.transaction import Transaction
 
 from nodoubt.errors import ConfigError, NodeUnavailable
 from nodoubt.nodes.dialect import NodeSettings, Row, Session
-from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.failures import CHECK_LOGIN, ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.postgresql_rider import Rider
 
 _Connection = asyncpg.Connection
 #: All that asyncpg raises for a connection, the last one where the server's goodbye was read and the end behind it was not yet.
 _ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
+_WRONG_LOGIN = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 _MINE = "the connection belongs to nodoubt for as long as it is open"
 _LIMITS = {
     **dict.fromkeys(("close", "terminate", "reset", "reload_schema_state"), _MINE),
@@ -203,8 +204,8 @@ class AsyncpgDriver:
                 server_settings={"application_name": "nodoubt"},
                 **settings.options,
             )
-        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError, ValueError) as error:
-            raise ConfigError(f"cannot log in: {error}", hint="check user, password and database in the URL") from error
+        except (*_WRONG_LOGIN, ValueError, TypeError, OverflowError) as error:
+            raise ConfigError(f"cannot log in: {error}", hint=CHECK_LOGIN) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise NodeUnavailable(
                 f"cannot connect: {type(error).__name__}: {error}", hint="is the server running?"

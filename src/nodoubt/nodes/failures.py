@@ -5,6 +5,9 @@ They never reach the user; the driver's own error is the ``__cause__``.
 
 from __future__ import annotations
 
+#: What to do where a driver, or the server, does not take the login.
+CHECK_LOGIN = "check user, password, port and database in the URL, and the node's options"
+
 
 class StatementFailed(Exception):
     """The server answered with an error. ``code`` is its SQLSTATE or error number, ``constraint`` the key that was violated."""

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from nodoubt.errors import ConfigError, NodeUnavailable, NodoubtError
 from nodoubt.nodes.dialect import NodeSettings
-from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.failures import CHECK_LOGIN, ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard, shorten
 from nodoubt.nodes.statements import MYSQL, split
 
@@ -108,7 +108,7 @@ def refuse_login(error: BaseException, *, from_driver: bool) -> NodoubtError:
     code = error.args[0] if from_driver and error.args else None
     # The drivers say by RuntimeError that a package for the server's authentication is missing, by ValueError what is malformed.
     if code in _MISCONFIGURED or isinstance(error, ValueError | RuntimeError | TypeError):
-        return ConfigError(f"cannot log in: {error}", hint="check user, password and database in the URL")
+        return ConfigError(f"cannot log in: {error}", hint=CHECK_LOGIN)
     return NodeUnavailable(f"cannot connect: {type(error).__name__}: {error}", hint="is the server running?")
 
 

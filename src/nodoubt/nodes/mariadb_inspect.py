@@ -55,12 +55,16 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
     if (why := too_old(version, logs=bool(int(logs)))) is not None:
         return [Finding(check="version", level="error", text=why, fix="upgrade the server")]
     await dialect.learn(session)
+    findings = [Finding(check="version", level="ok", text=version), await durable(session)]
+    identity = await dialect.identity(session)
+    if identity is None:
+        # All else asks our tables.
+        return [*findings, identity_finding(identity, name, domain)]
     return [
-        Finding(check="version", level="ok", text=version),
-        await durable(session),
+        *findings,
         *await _prepared(dialect, session, domain),
         *await _engines(session),
-        identity_finding(await dialect.identity(session), name, domain),
+        identity_finding(identity, name, domain),
         await _privileges(session),
         *_isolation(dialect),
         *await _gate(session),

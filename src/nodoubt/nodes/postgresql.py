@@ -124,7 +124,7 @@ class PostgreSQL(Detached):
         """All versions understand the same texts."""
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
-        limit_ms = int(settings.session_limit_s * 1000)
+        limit_ms = _ms(settings.session_limit_s)
         await session.command(
             f"SET idle_in_transaction_session_timeout = {limit_ms};"
             "PREPARE nodoubt_evidence(text, integer) AS INSERT INTO nodoubt.branch VALUES ($1, $2);"
@@ -242,7 +242,7 @@ class PostgreSQL(Detached):
     async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
         values = ",".join(f"({literal(gid)},'aborted')" for gid in sorted(gids))
         await session.command(
-            f"SET lock_timeout = {int(lock_timeout_s * 1000)};SET synchronous_commit = on;"
+            f"SET lock_timeout = {_ms(lock_timeout_s)};SET synchronous_commit = on;"
             "SET default_transaction_isolation = 'read committed'"
         )
         # ON CONFLICT DO NOTHING waits for a committer that holds the key, as a plain INSERT would. A transaction by itself:

@@ -25,7 +25,7 @@ from psycopg.sql import Composable
 
 from nodoubt.errors import ConfigError, NodeUnavailable
 from nodoubt.nodes.dialect import NodeSettings, Row, Session
-from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.failures import CHECK_LOGIN, ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 
 #: How often a wait without an end looks for Ctrl-C.
@@ -377,7 +377,7 @@ def _connecting() -> Iterator[None]:
         yield
     except psycopg.Error as error:
         if isinstance(error, psycopg.ProgrammingError) or _WRONG_LOGIN.search(str(error)):
-            raise ConfigError(f"cannot log in: {error}", hint="check user, password and database in the URL") from error
+            raise ConfigError(f"cannot log in: {error}", hint=CHECK_LOGIN) from error
         raise NodeUnavailable(
             f"cannot connect: {type(error).__name__}: {error}", hint="is the server running?"
         ) from error

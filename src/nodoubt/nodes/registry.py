@@ -69,7 +69,7 @@ def make_driver(name: str, settings: NodeSettings, *, asynchronous: bool) -> tup
         world_kind = "asynchronous" if asynchronous else "synchronous"
         raise ConfigError(
             f"node {name!r}: no {world_kind} driver for {scheme or 'a URL without a scheme'!r}",
-            hint=f"known are {', '.join([*choices, 'sqlite'])}",
+            hint=f"known are {', '.join([*choices, 'mysql', 'sqlite'])}",
         )
     driver: Driver = _load(choice, name)
     plain = kind.partition("+")[0]

@@ -63,6 +63,8 @@ T = TypeVar("T")
 
 #: How often a branch that waits for one in doubt looks again.
 DOUBT_LOOK_S = 0.005
+#: See :class:`nodoubt.nodes.sqlite_sessions.Sessions`.
+OPTIONS = frozenset({"vfs", "foreign_keys"})
 
 
 def database_path(url: str) -> Path:
@@ -88,6 +90,10 @@ class SQLiteNode:
         self.settings = settings
         self.world = world
         self.path = database_path(settings.url)
+        if unknown := settings.options.keys() - OPTIONS:
+            raise ConfigError(
+                f"node {name!r}: SQLite has no option {min(unknown)!r}", hint=f"known are: {', '.join(sorted(OPTIONS))}"
+            )
         self.journal = Journal(self.path)
         self.keys: tables.Keys | None = None
         #: See :class:`nodoubt.nodes.contract.Hurried`.

@@ -30,7 +30,8 @@ def _nested(depth: int) -> str:
 #: A backslash is a character like any other, except in E''; ``$`` may be part of a name, or begin a quote.
 POSTGRESQL = re.compile(
     r"(?<![\w$])[eE]'(?:[^'\\]|''|\\.)*' | '(?:[^']|'')*' | (?<![\w$])\$(?P<tag>[^\W\d]\w*|)\$.*?\$(?P=tag)\$"
-    rf"| {_nested(4)} | {_COMMON}",
+    # The statements of a function's body are not the block's.
+    rf"| {_nested(4)} | (?i:\bBEGIN\s+ATOMIC\b(?:.*?;)?\s*END\b) | {_COMMON}",
     re.VERBOSE | re.DOTALL,
 )
 SQLITE = re.compile(rf"'(?:[^']|'')*' | /\*.*?\*/ | {_COMMON}", re.VERBOSE | re.DOTALL)

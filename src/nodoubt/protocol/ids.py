@@ -46,9 +46,9 @@ def gid_unix_ms(gid: str) -> int:
     return number >> 80
 
 
-def is_gid(text: str) -> bool:
-    """Whether a text has the form of a gid."""
-    return _GID.fullmatch(text) is not None
+def is_gid(text: object) -> bool:
+    """Whether this is a text that has the form of a gid."""
+    return isinstance(text, str) and _GID.fullmatch(text) is not None
 
 
 def _base32(number: int, length: int) -> str:
