@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -54,6 +56,17 @@ def test_opening_an_open_file_past_apsw_is_refused(lab: Lab, node: SQLiteNode, o
 def test_other_files_are_nobodys_business(lab: Lab, node: SQLiteNode) -> None:
     with closing(sqlite3.connect(":memory:")), closing(sqlite3.connect(lab.path("other"))):
         assert lab.path("other").read_bytes() == b""
+
+
+def test_another_process_may_open_it(lab: Lab, node: SQLiteNode) -> None:
+    def read() -> None:
+        with closing(sqlite3.connect(lab.path())) as connection:
+            sys.exit(connection.execute(AMOUNT).fetchone()[0])
+
+    child = multiprocessing.get_context("fork").Process(target=read)
+    child.start()
+    child.join()
+    assert child.exitcode == 100
 
 
 def test_after_the_last_manager_closed_it_is_everybodys_again(lab: Lab, node: SQLiteNode) -> None:

@@ -36,6 +36,7 @@ class Alone:
 
     def __init__(self, node: str, path: Path) -> None:
         self._node = node
+        self.process = os.getpid()
         self._database, self._wal = path, path.with_name(f"{path.name}-wal")
         index = path.with_name(f"{path.name}-shm")
         self._were = _identity(self._database), _identity(self._wal)
@@ -105,8 +106,10 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     elif isinstance(target, int):
         # A descriptor that was opened before.
         return
-    for alone in _open_files.get(_identity(target), ())[:1]:
-        raise alone.refusal(f"{event}({os.fspath(target)!r})")
+    for alone in _open_files.get(_identity(target), ()):
+        # A child that was forked has the entry and none of the locks.
+        if alone.process == os.getpid():
+            raise alone.refusal(f"{event}({os.fspath(target)!r})")
 
 
 def _named(database: Any) -> Any:

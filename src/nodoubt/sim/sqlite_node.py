@@ -27,6 +27,9 @@ class SimulatedSessions(Sessions):
     def new(self, *, for_branch: bool = False) -> Any:
         return SimulatedSQLite(self._database, self._loop)
 
+    def is_moved(self) -> bool:
+        return False
+
     def has_unseen(self) -> bool:
         return self._database.ghost is not None
 
