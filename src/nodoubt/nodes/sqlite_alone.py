@@ -72,7 +72,8 @@ def require_alone(node: str, path: Path) -> None:
     if here is None or here in map(_identity, apsw_driver.open_files()):
         # What apsw holds cannot be told from the rest.
         return
-    if here in map(_identity, Path("/dev/fd").iterdir()):
+    descriptors = Path("/dev/fd")
+    if descriptors.is_dir() and here in map(_identity, descriptors.iterdir()):
         raise ConfigError(
             f"node {node!r}: {path} is open in this process already, past apsw; once that is closed, SQLite's locks are gone",
             hint=f"close it before the manager is opened (a connection of sqlite3, perhaps). Then {_HINT}",
