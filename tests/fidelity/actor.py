@@ -270,7 +270,7 @@ class Actor:
         self._is_open = False
 
     async def _held(self, number: str) -> None:
-        await self._recorder().command(self._dialect.hidden(self._names.gid(number), 1))
+        await self._recorder().command(self._dialect.hidden(self._names.gid(number), [1]))
 
     async def _reveal(self, number: str) -> None:
         await self._recorder().command(self._dialect.reveal(self._branch(number)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Branch, Ended, Said
 from nodoubt.nodes.mariadb_attached import TOKEN_LENGTH
 from nodoubt.nodes.sql import SqlNode
-from nodoubt.protocol.ids import BranchId
+from nodoubt.protocol.ids import BRANCHES_MAX, BranchId
 from tests.conftest import DatabaseFactory
 from tests.nodes.mariadb_side import TABLE, Outsider, Side
 
@@ -57,13 +59,34 @@ def hide(side: Side, node: SqlNode, url: str, *, commit: bool) -> tuple[BranchId
 
 def test_doctor_and_who_asks_for_evidence_are_told(side: Side, node: SqlNode, url: str) -> None:
     found, _ = hide(side, node, url, commit=True)
-    with pytest.raises(NodeUnavailable, match=f"holds branch 1 of {found.gid} and does not list it") as told:
+    with pytest.raises(NodeUnavailable, match=f"holds a branch of {found.gid} and does not list it") as told:
         side.run(node.applied([(found.gid, 1)]))
     assert "restart the database server" in told.value.hint
     (finding,) = [finding for finding in side.run(node.inspect()) if finding.check == "hidden"]
     assert finding.text == f"prepared, with locks, and not listed: {found.gid}"
     assert side.run(node.finish(found, commit=True)) is Ended.DONE
     assert "hidden" not in {finding.check for finding in side.run(node.inspect())}
+
+
+def test_of_a_thousand_branches_few_texts_ask(side: Side, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``tx show`` does not know which numbers there are; a round trip for each was longer than anybody waits."""
+    node, holder = side.run(side.node(url)), side.outsider(url)
+    gid, hidden, texts = side.id().gid, node.dialect.hidden, list[str]()
+
+    def counted(gid: str, branches: Sequence[int]) -> str:
+        texts.append(hidden(gid, branches))
+        return texts[-1]
+
+    monkeypatch.setattr(node.dialect, "hidden", counted)
+    pairs = [(gid, branch) for branch in range(BRANCHES_MAX)]
+    assert side.run(node.applied(pairs)) == set()
+    assert len(texts) == 1
+    holder("START TRANSACTION")
+    holder(f"INSERT INTO nodoubt_branch VALUES ('{gid}', 700)")
+    with pytest.raises(NodeUnavailable, match=f"holds a branch of {gid} and does not list it"):
+        side.run(node.applied(pairs))
+    assert len(texts) == 2
+    holder("ROLLBACK")
 
 
 def is_ended(see: Outsider, row: int, *, commit: bool) -> bool:
@@ -79,7 +102,7 @@ def test_the_server_says_that_it_finished_a_branch_and_holds_it(
     finish = node.dialect.finish(found, commit=commit)
     assert see.error(finish) == NOTA
     assert side.run(node.prepared()).ours == ()
-    assert see.error(node.dialect.hidden(found.gid, found.branch).rpartition(";")[2]) == LOCK_WAIT
+    assert see.error(node.dialect.hidden(found.gid, [found.branch]).rpartition(";")[2]) == LOCK_WAIT
 
     revealer = Outsider(url)
     for text in node.dialect.reveal(found).split(";"):
@@ -88,7 +111,7 @@ def test_the_server_says_that_it_finished_a_branch_and_holds_it(
     while see.error(finish) == NOTA:
         pass
     assert is_ended(see, row, commit=commit)
-    assert see.error(node.dialect.hidden(found.gid, found.branch).rpartition(";")[2]) == 0
+    assert see.error(node.dialect.hidden(found.gid, [found.branch]).rpartition(";")[2]) == 0
 
 
 @COMMIT

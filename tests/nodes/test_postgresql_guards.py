@@ -346,21 +346,32 @@ async def test_what_ends_the_transaction_unseen_is_told_at_once_and_is_no_vote(l
         assert (said(answer), answer.reason) == ("no", "the transaction was over on node 'stock'")
 
 
+@pytest.mark.parametrize("home", [False, True])
 @scenario
-async def test_a_branch_belongs_to_who_logged_in_whatever_role_it_took(lab: Lab) -> None:
+async def test_a_role_that_a_block_took_does_its_own_work_and_none_of_ours(lab: Lab, home: bool) -> None:
+    """What it deferred is done as that role; what is nodoubt's, of which it knows nothing, as who logged in."""
     node = await lab.node()
-    role = "r" + new_gid(0, bytes(10))[-8:] + lab.driver.replace("-", "_")
+    role = f"r{home:d}{new_gid(0, bytes(10))[-8:]}{lab.driver.replace('-', '_')}"
     admin = lab.outside(node)
     admin.execute(f"CREATE ROLE {role}")
     try:
-        admin.execute(f"GRANT ALL ON t, nodoubt.branch TO {role}; GRANT USAGE ON SCHEMA nodoubt TO {role}")
-        branch_id, branch = await lab.branch(node)
+        admin.execute(
+            "CREATE TABLE seen (who text);"
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN INSERT INTO seen VALUES (current_user); RETURN NULL; END';"
+            "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note();"
+            f"GRANT ALL ON t, seen TO {role}"
+        )
+        branch_id, branch = await lab.branch(node, home=home)
         await lab.do(branch.connection, f"SET LOCAL ROLE {role}")
         await lab.do(branch.connection, "INSERT INTO t VALUES (1)")
-        assert said(await branch.prepare()) == "yes"
-        query = "SELECT owner = session_user FROM pg_prepared_xacts WHERE gid = %s"
-        assert admin.execute(query, (branch_id.text(),)).fetchall() == [(True,)]
-        await branch.commit()
+        answer = await (branch.decide({}) if home else branch.prepare())
+        assert (said(answer), answer.reason) == ("yes", "")
+        if not home:
+            query = "SELECT owner = session_user FROM pg_prepared_xacts WHERE gid = %s"
+            assert admin.execute(query, (branch_id.text(),)).fetchall() == [(True,)]
+            await branch.commit()
+        assert admin.execute("SELECT who FROM seen").fetchall() == [(role,)]
     finally:
         admin.execute(f"DROP OWNED BY {role}")
         admin.execute(f"DROP ROLE {role}")

@@ -18,7 +18,7 @@ from nodoubt.engine.settle import Doubt, SettleReport
 from nodoubt.engine.shell import ManagerShell, TransactionShell
 from nodoubt.engine.work import Work
 from nodoubt.engine.worlds import AsyncWorld
-from nodoubt.errors import Aborted, NodoubtError, Outcome
+from nodoubt.errors import Aborted, Outcome
 
 logger = logging.getLogger("nodoubt")
 T = TypeVar("T")
@@ -41,6 +41,7 @@ class AsyncTransaction(TransactionShell):
         Raises ConfigError for an unknown name and NodeUnavailable when the node or its pool cannot serve. The connection
         is usable until the block ends; calling commit, rollback or the like on it raises GuardError.
         """
+        self._require_entered()
         return self._work.on(name, read_only=read_only)
 
     async def rollback(self, reason: str = "rolled back by the caller") -> None:
@@ -55,6 +56,7 @@ class AsyncTransaction(TransactionShell):
                 # Who was cancelled meanwhile has them open all the same, and never comes to leave the block.
                 await _to_its_end(self._work.roll_back(f"{type(error).__name__}: {error}"))
                 raise
+        self._is_entered = True
         self._task = asyncio.current_task()
         self._cancelled = self._task.cancelling() if self._task is not None else 0
         self._work.interrupt = self._interrupt
@@ -68,8 +70,7 @@ class AsyncTransaction(TransactionShell):
         is_ours = self._task is not None and self._interrupted and self._task.uncancel() <= self._cancelled
         if error is not None:
             await _to_its_end(self._work.roll_back(f"{type(error).__name__}: {error}"))
-            if isinstance(error, NodoubtError):
-                error.outcome = self.outcome
+            self._tell(error)
             if is_ours and isinstance(error, asyncio.CancelledError):
                 raise self._work.timed_out() from error
             return

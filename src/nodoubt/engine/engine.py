@@ -14,12 +14,13 @@ from typing import Unpack
 
 from nodoubt.engine.deadlines import Deadlines
 from nodoubt.engine.instant import Openings
+from nodoubt.engine.outcomes import outcome_of
 from nodoubt.engine.performer import Watch
 from nodoubt.engine.request import PLAIN, Wishes, request
 from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
 from nodoubt.engine.work import Work
 from nodoubt.errors import ConfigError, GuardError, NodeUnavailable, NodoubtError, Outcome
-from nodoubt.nodes.contract import ATOMIC, DecisionRow, Ended, Hurried, Node, Terms, may_be_home
+from nodoubt.nodes.contract import ATOMIC, Ended, Hurried, Node, Terms, may_be_home
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, gid_at, is_gid, new_gid
 from nodoubt.protocol.transaction import Transaction
@@ -98,6 +99,9 @@ class Engine:
 
     async def close(self) -> None:
         """Mark what is finished and close every node. Live transactions are not waited for."""
+        if os.getpid() != self._pid:
+            # A child that was forked: whatever it sends would be read as its parent's.
+            return
         self._deadlines.close()
         await self.flush()
         for node in self.nodes.values():
@@ -128,11 +132,7 @@ class Engine:
         **wishes: Unpack[Wishes],
     ) -> Work:
         """Begin a transaction; nothing is sent to any node yet. Of a closure that is run again, ``attempt`` counts the runs."""
-        if os.getpid() != self._pid:
-            raise GuardError(
-                "the manager was opened in another process, and its connections are that one's",
-                hint="open a manager in each process, behind the fork",
-            )
+        self._require_own_process()
         if home is not None and not may_be_home(self.node(home)):
             raise ConfigError(f"node {home!r} cannot be home", hint="run `nodoubt doctor` to see why")
         asked, terms = PLAIN, ATOMIC
@@ -147,6 +147,13 @@ class Engine:
         self.live[gid] = work
         self._deadlines.keep(work.deadline_s)
         return work
+
+    def _require_own_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise GuardError(
+                "the manager was opened in another process, and its connections are that one's",
+                hint="open a manager in each process, behind the fork",
+            )
 
     def _lock_wait_s(self, attempt: int) -> float:
         """By chance up to twice as long: of two that wait for each other one gives up first. Who gave up before waits longer."""
@@ -223,6 +230,7 @@ class Engine:
         self, *, grace_s: float | None = None, progress: Callable[[int, int], None] | None = None
     ) -> SettleReport:
         """One round of settling over all nodes."""
+        self._require_own_process()
         await self.flush()
         await self._ask_again()
         with self._lock:
@@ -265,46 +273,17 @@ class Engine:
 
     async def look(self) -> SettleReport:
         """What is in doubt (``waiting``), and the nodes that could not be asked (``unreachable``). Touches nothing."""
+        self._require_own_process()
         return await self._settler.look()
 
     async def outcome(self, gid: str) -> Outcome:
         """What became of a transaction, of this process or any other, as long as its decision is retained."""
+        self._require_own_process()
         if not is_gid(gid):
             raise ConfigError(f"{gid!r} is not a gid", hint="a gid has 26 characters, such as those of tx.gid")
         if (work := self.live.get(gid)) is not None:
             return work.outcome
-        rows, silent = await self.decisions(gid)
-        for row in rows.values():
-            match row.says:
-                case HomeSays.COMMITTED:
-                    left = {doubt.node for doubt in await self.in_doubt() if doubt.gid == gid}
-                    return Outcome(state="committed", pending=tuple(sorted(left)))
-                case HomeSays.COMPLETE:
-                    return Outcome(state="committed")
-                case HomeSays.ABORTED:
-                    return Outcome(state="aborted", reason=row.reason or "a tombstone stands at home")
-                case _:
-                    return Outcome(state="unknown", reason=f"the decision row cannot be read: {row.reason}")
-        if silent:
-            return Outcome(state="unknown", reason=f"no answer from {', '.join(silent)}")
-        return Outcome(
-            state="unknown", reason="no node holds a decision: it was never decided, or is older than the retention"
-        )
-
-    async def decisions(self, gid: str) -> tuple[dict[str, DecisionRow], list[str]]:
-        """The decision rows of a gid by node, and the nodes that could not be asked."""
-        rows: dict[str, DecisionRow] = {}
-        silent: list[str] = []
-        for node in self.nodes.values():
-            if node.capabilities.home:
-                try:
-                    found = await node.decisions([gid])
-                except NodoubtError:
-                    silent.append(node.name)
-                    continue
-                if gid in found:
-                    rows[node.name] = found[gid]
-        return rows, silent
+        return await outcome_of(gid, self.nodes, self.in_doubt)
 
     async def purge(self) -> int:
         """Delete what is older than the retention; a node that is down keeps nobody else's."""
@@ -340,6 +319,8 @@ class Engine:
                 if home.capabilities.home:
                     rows = await home.decisions(old)
                     complete = [gid for gid, row in rows.items() if row.says is HomeSays.COMPLETE]
+                    for gid in [gid for gid, row in rows.items() if row.says is HomeSays.ABORTED]:
+                        logger.error("%s was aborted, and somebody else committed its branch on %r", gid, node.name)
                     if complete:
                         await node.drop_evidence(complete)
                     count += len(complete)

@@ -11,12 +11,9 @@ from nodoubt.engine.engine import Engine
 from nodoubt.errors import ConfigError, NodoubtError
 from nodoubt.nodes.contract import DecisionRow, Node, PreparedBranch
 from nodoubt.protocol.ids import BRANCHES_MAX, BranchId, is_gid
-from nodoubt.protocol.verdicts import Action, Age, HomeSays, NodeSays, Verdict, Whose, verdict
+from nodoubt.protocol.verdicts import HEURISTIC, Action, Age, HomeSays, NodeSays, Verdict, Whose, verdict
 
 T = TypeVar("T")
-
-#: Branches that somebody outside nodoubt finished against the decision (recovery rule 15).
-HEURISTIC = ("rolled-back-by-hand", "committed-by-hand")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,7 @@ class Openings:
         """Open for somebody and, unless he locks nodes, for all others who wait and lock none."""
         batch = [first]
         if not first.locks:
-            batch = [opener for opener in self._waiting if not (opener.locks or opener.is_taken)]
+            batch = [opener for opener in self._waiting if opener is first or not (opener.locks or opener.is_taken)]
         for opener in batch:
             opener.is_taken = True
         error: NodoubtError | None = None
@@ -100,6 +100,11 @@ class Openings:
             await Instant(self._nodes, self._world).open(first.locks, batch)
         except NodoubtError as found:
             error = found
+        except BaseException:
+            # Nothing was opened for the others: the next of them does it.
+            for opener in batch:
+                opener.is_taken = False
+            raise
         for opener in batch:
             opener.is_through, opener.error = True, opener.error or error
 

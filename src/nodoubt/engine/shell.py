@@ -9,7 +9,7 @@ from nodoubt.engine.config import Config, Source, load
 from nodoubt.engine.engine import Engine
 from nodoubt.engine.work import Work
 from nodoubt.engine.worlds import AsyncWorld, ThreadWorld
-from nodoubt.errors import Outcome
+from nodoubt.errors import GuardError, NodoubtError, Outcome
 from nodoubt.nodes.contract import Node
 from nodoubt.nodes.registry import make_node
 
@@ -17,8 +17,19 @@ from nodoubt.nodes.registry import make_node
 class TransactionShell:
     """One transaction, as its block sees it."""
 
+    _is_entered = False
+
     def __init__(self, work: Work) -> None:
         self._work = work
+
+    def _require_entered(self) -> None:
+        """Raise GuardError for a transaction whose end nobody would reach."""
+        if not self._is_entered:
+            raise GuardError(
+                "the transaction was not entered",
+                gid=self.gid,
+                hint="write `with tm.transaction() as tx:` (or `async with`)",
+            )
 
     @property
     def gid(self) -> str:
@@ -29,6 +40,11 @@ class TransactionShell:
     def outcome(self) -> Outcome:
         """What is known of its end."""
         return self._work.outcome
+
+    def _tell(self, error: BaseException) -> None:
+        """Let the error that ended the block say what became of it; one of another transaction tells of that one."""
+        if isinstance(error, NodoubtError) and error.gid in (None, self.gid):
+            error.outcome = self.outcome
 
     def may_retry(self, error: BaseException) -> bool:
         """Whether the error that ended the block is one after which the whole closure may be run again."""

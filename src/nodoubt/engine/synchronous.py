@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -32,6 +32,7 @@ class Transaction(TransactionShell):
         Raises ConfigError for an unknown name and NodeUnavailable when the node or its pool cannot serve. The connection
         is usable until the block ends; calling commit, rollback or the like on it raises GuardError.
         """
+        self._require_entered()
         return run_now(self._work.on(name, read_only=read_only))
 
     def rollback(self, reason: str = "rolled back by the caller") -> None:
@@ -41,6 +42,7 @@ class Transaction(TransactionShell):
     def __enter__(self) -> Transaction:
         if self._work.opens_at_begin:
             run_now(self._work.open_named())
+        self._is_entered = True
         # A thread that waits for a server can be woken only by cutting the line it waits on.
         self._work.interrupt = self._work.sever
         return self
@@ -54,9 +56,8 @@ class Transaction(TransactionShell):
                 run_now(self._work.commit())
             return
         run_now(self._work.roll_back(f"{type(error).__name__}: {error}"))
-        if isinstance(error, NodoubtError):
-            error.outcome = self.outcome
-        elif self._work.expired and isinstance(error, Exception):
+        self._tell(error)
+        if self._work.expired and isinstance(error, Exception) and not isinstance(error, NodoubtError):
             # Most likely the driver's error about the line that the deadline cut.
             raise self._work.timed_out() from error
 
@@ -76,7 +77,7 @@ class Snapshot:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # What was read was read: that a line is lost when nothing is left to do takes nothing back.
-        with suppress(Aborted):
+        with suppress(Aborted) if error is None else nullcontext():
             self._transaction.__exit__(kind, error, trace)
 
     def on(self, name: str) -> Any:

@@ -76,6 +76,7 @@ class Work:
         )
         self._doom: NodoubtError | None = None
         self._is_overdue = False
+        self._is_opening_home = False
 
     @property
     def outcome(self) -> Outcome:
@@ -204,6 +205,10 @@ class Work:
             await self._engine.catch_up(node)
         is_home = self.machine.home == branch_id.branch
         branch = await node.begin(branch_id, read_only=read_only, is_home=is_home, terms=terms)
+        if not self.is_open and not self._is_opening_home:
+            # The task that asked for it was left behind by its block.
+            await branch.roll_back(prepared=False)
+            raise self._over_already()
         self._performer.live[branch_id.branch] = branch
         self._branches.append(branch)
         if self.expired:
@@ -215,6 +220,12 @@ class Work:
         doom = self._doom
         for branch in self._branches:
             doom = doom or branch.misuse
+        if opening := self._read_only.keys() - self.connections:
+            doom = doom or GuardError(
+                f"node {min(opening)!r} is being opened by another task",
+                gid=self.gid,
+                hint="await tx.on() in the block",
+            )
         if doom is not None:
             await self.roll_back(doom.message)
             doom.outcome = self.outcome
@@ -235,8 +246,8 @@ class Work:
         for branch in self._branches:
             branch.fence()
         try:
-            if isinstance(request, m.CommitRequested) and not all(self.machine.read_only) and self.machine.home is None:
-                await self._open_home()
+            if isinstance(request, m.CommitRequested) and not all(self.machine.read_only):
+                await self._ready_home()
             await self._performer.tell(request)
         except Aborted:
             raise
@@ -256,12 +267,14 @@ class Work:
         """Not at work any more: from now on the settler may look at it."""
         self._engine.live.pop(self.gid, None)
 
-    async def _open_home(self) -> None:
+    async def _ready_home(self) -> None:
+        """See that home is there, and begun, before anybody is asked to prepare."""
+        home = self.machine.home
+        if home is not None and len(self.machine.branches) == 1:
+            return
         try:
-            if self._home is None:
-                raise ConfigError("no configured node can hold a decision", hint="run `nodoubt doctor`")
-            # Nobody reads there, so any instant will do.
-            (await self._open(self._home, read_only=False, terms=ATOMIC)).fence()
+            branch = await self._open_home() if home is None else self._performer.live[home]
+            await branch.begin_now()
             if self.expired:
                 raise self.timed_out()
         except NodoubtError as error:
@@ -269,6 +282,15 @@ class Work:
             raise Aborted(
                 error.message, gid=self.gid, outcome=self.outcome, retryable=error.retryable, hint=error.hint
             ) from error
+
+    async def _open_home(self) -> Branch:
+        if self._home is None:
+            raise ConfigError("no configured node can hold a decision", hint="run `nodoubt doctor`")
+        self._is_opening_home = True
+        # Nobody reads there, so any instant will do.
+        branch = await self._open(self._home, read_only=False, terms=ATOMIC)
+        branch.fence()
+        return branch
 
     def _conclude(self) -> Outcome:
         outcome = self.outcome
@@ -323,7 +345,10 @@ class Work:
         if self.expired:
             raise self.timed_out()
         if not self.is_open:
-            raise GuardError("the transaction is over", gid=self.gid, outcome=self.outcome)
+            raise self._over_already()
+
+    def _over_already(self) -> GuardError:
+        return GuardError("the transaction is over", gid=self.gid, outcome=self.outcome)
 
     def timed_out(self) -> Aborted:
         is_view = self.terms.isolation is Isolation.SNAPSHOT and not self._request.writes

@@ -365,10 +365,13 @@ class Session:
 
 
 def open_files() -> Iterator[str]:
-    """The files that connections of this process hold open."""
+    """The files that connections of this process hold open; "" where another thread is in the midst of a call."""
     for connection in apsw.connections():
         with suppress(apsw.ConnectionClosedError):
-            yield connection.filename
+            try:
+                yield connection.filename
+            except apsw.ThreadingViolationError:
+                yield ""
 
 
 def changed_tables(changeset: bytes) -> dict[str, tuple[int, frozenset[int]]]:

@@ -130,6 +130,10 @@ class AsyncpgSession(Session):
         self._rider.waiting = sql
         return True
 
+    async def begin_now(self) -> None:
+        if self._rider.waiting:
+            await self.command("")
+
     async def command(self, sql: str) -> str:
         if self._rider.waiting:
             sql, self._rider.waiting = f"{self._rider.waiting};{sql}", ""
@@ -152,10 +156,12 @@ class AsyncpgSession(Session):
         self._raw._top_xact = self._outer
         return _UserConnection(self._raw, guard)
 
-    def unbind(self) -> None:
-        self._raw._top_xact = None
+    def fence(self) -> None:
         # By this asyncpg tells statements and cursors of an earlier owner, and refuses them.
         self._raw._pool_release_ctr += 1
+
+    def unbind(self) -> None:
+        self._raw._top_xact = None
 
     def is_outside(self) -> bool:
         return not self._rider.is_under_way() and not self._protocol.is_in_transaction()

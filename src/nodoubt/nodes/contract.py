@@ -197,6 +197,12 @@ class Branch(Protocol):
     def hand_over(self) -> None:
         """The transaction is over here: give up whatever is still held. A promise stands, and the settler will find it."""
 
+    async def begin_now(self) -> None:
+        """As home, before any branch is prepared: be a transaction that the server ends if this process stops for too long.
+
+        A BEGIN that waits for a first statement would let it decide when its tombstone was purged. Raises NodeUnavailable.
+        """
+
     async def prepare(self) -> Answer:
         """Vote: yes, no or unknown."""
 

@@ -49,6 +49,14 @@ class Session(Protocol):
         """Keep a BEGIN for the packet of the first statement; False if the driver cannot. Raises ConnectionLost."""
         return False
 
+    async def begin_now(self) -> None:
+        """Send a BEGIN that was kept. Raises as ``command`` does."""
+        return
+
+    def fence(self) -> None:
+        """What the driver made for the user is dead from now on, as far as it does not ask the guard."""
+        return
+
     async def command(self, sql: str) -> str:
         """Send a text of one or more statements in one packet; return the tag of the last. No guard looks at it."""
 
@@ -148,8 +156,8 @@ class Dialect(Protocol):
     async def is_over(self, session: Session, branch: BranchId) -> bool:
         """Whether the session that a branch may be attached to is over, and has let it go; asked only where branches are."""
 
-    def hidden(self, gid: str, branch: int) -> str:
-        """A statement that fails as locked while a branch is held that may not be listed; "" where all that are held are."""
+    def hidden(self, gid: str, branches: Sequence[int]) -> str:
+        """A text that fails as locked while one of these is held and may not be listed; "" where all that are held are."""
 
     def reveal(self, branch: BranchId) -> str:
         """Have such a branch listed again, as the session's that says so; asked only where there can be one."""
@@ -228,7 +236,7 @@ class Detached:
         """Nothing is attached to it."""
         return True
 
-    def hidden(self, gid: str, branch: int) -> str:
+    def hidden(self, gid: str, branches: Sequence[int]) -> str:
         """All that is held is listed."""
         return ""
 

@@ -190,8 +190,8 @@ class MariaDB:
             self._over = {*itertools.islice(self._over, OVER_MAX), branch.session}
         return True
 
-    def hidden(self, gid: str, branch: int) -> str:
-        return self._read_committed + attached.hidden(self._schema, gid, branch)
+    def hidden(self, gid: str, branches: Sequence[int]) -> str:
+        return ";".join(self._read_committed + attached.hidden(self._schema, gid, branch) for branch in branches)
 
     def reveal(self, branch: BranchId) -> str:
         return attached.reveal(self._schema, branch, _xid(branch))
@@ -307,7 +307,7 @@ class MariaDB:
             await session.command(
                 f"{self._read_committed}DELETE FROM {self._schema}nodoubt_decision"
                 f" WHERE gid < {literal(before_gid)} AND (complete = 1 OR decision = 'aborted')"
-                f" AND decided_at < NOW(6) - INTERVAL {retention_s:f} SECOND ORDER BY gid LIMIT {int(limit)}"
+                f" AND UNIX_TIMESTAMP(decided_at) < UNIX_TIMESTAMP() - {retention_s:f} ORDER BY gid LIMIT {int(limit)}"
             )
         )
 

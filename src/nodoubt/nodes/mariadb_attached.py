@@ -66,7 +66,10 @@ async def is_over(session: Session, token: str) -> bool:
 
 
 def hidden(schema: str, gid: str, branch: int) -> str:
-    """Fails at once while a transaction that has not ended holds a branch's evidence."""
+    """Fails at once while a transaction that has not ended holds a branch's evidence.
+
+    It names one: a range of keys would be locked to its end, where somebody else's may be.
+    """
     return f"SELECT 1 FROM {schema}nodoubt_branch WHERE gid='{gid}' AND branch={branch} FOR UPDATE NOWAIT"
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
 from nodoubt.nodes.dialect import Detached, NodeSettings, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed
@@ -64,6 +65,13 @@ RULES = Rules(
         re.IGNORECASE,
     ),
 )
+
+#: From here on the transaction is ours. What the block deferred is done with its own role, and then that of who logged in is
+#: set, who may write our tables: only the owner may finish a branch, and that is whoever's role is set in PREPARE. And votes
+#: and decisions are forced, to standbys too, although the block may have switched that off for its own reasons.
+_OURS = "SET CONSTRAINTS ALL IMMEDIATE;SET LOCAL ROLE NONE;SET LOCAL synchronous_commit=on;"
+#: As no setting of the session or the database spells it otherwise.
+_STARTED = "extract(epoch FROM backend_start)::text"
 
 UNIQUE_VIOLATION = "23505"
 UNDEFINED_OBJECT = "42704"
@@ -120,8 +128,18 @@ class PostgreSQL(Detached):
     #: decisions: its autovacuum would hold off who closes the gate, and be cancelled by him.
     pass_gate = "LOCK TABLE nodoubt.node IN ROW EXCLUSIVE MODE;"
 
+    def __init__(self) -> None:
+        #: The id in the identity row; "" until the node was opened.
+        self._database = ""
+
     async def learn(self, session: Session) -> None:
-        """All versions understand the same texts."""
+        """All versions understand the same texts. But a name may have come to lead elsewhere since the node was opened."""
+        found = await self.identity(session) if self._database else None
+        if self._database and (found is None or found.id != self._database):
+            raise ConfigError(
+                f"the URL leads to another database than when the node was opened{f': {found.name!r}' if found else ''}",
+                hint="see where it leads now, and open the manager again",
+            )
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         limit_ms = _ms(settings.session_limit_s)
@@ -133,7 +151,7 @@ class PostgreSQL(Detached):
             f"{PREPARE_STILLNESS}"
         )
         ((pid, started),) = await session.query(
-            "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+            f"SELECT pid, {_STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         )
         session.handle = f"{pid} {started}"
 
@@ -178,18 +196,13 @@ class PostgreSQL(Detached):
         return "COMMIT"
 
     def prepare(self, branch: BranchId) -> str:
-        # Only its owner may finish a branch, and that is whoever's role is set at this moment.
-        return (
-            f"EXECUTE nodoubt_evidence('{branch.gid}',{branch.branch});"
-            f"SET LOCAL ROLE NONE;PREPARE TRANSACTION '{branch.text()}'"
-        )
+        return f"{_OURS}EXECUTE nodoubt_evidence('{branch.gid}',{branch.branch});PREPARE TRANSACTION '{branch.text()}'"
 
     def decide(self, branch: BranchId, participants: Mapping[int, str]) -> str:
         complete = "false" if participants else "true"
-        # The block may have switched durability off for its own reasons; the decision is always forced.
         return (
-            f"{self.pass_gate}EXECUTE nodoubt_decide('{branch.gid}','{participants_json(participants)}',{complete});"
-            "SET LOCAL synchronous_commit=on;COMMIT"
+            f"{_OURS}{self.pass_gate}"
+            f"EXECUTE nodoubt_decide('{branch.gid}','{participants_json(participants)}',{complete});COMMIT"
         )
 
     def finish(self, branch: BranchId, *, commit: bool) -> str:
@@ -227,10 +240,10 @@ class PostgreSQL(Detached):
         # A process id alone may belong to somebody else by now.
         await session.query(
             f"SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity"
-            f" WHERE pid = {int(pid)} AND backend_start::text = {literal(started)}"
+            f" WHERE pid = {int(pid)} AND {_STARTED} = {literal(started)}"
         )
         rows = await session.query(
-            f"SELECT 1 FROM pg_stat_activity WHERE pid = {int(pid)} AND backend_start::text = {literal(started)}"
+            f"SELECT 1 FROM pg_stat_activity WHERE pid = {int(pid)} AND {_STARTED} = {literal(started)}"
         )
         return not rows
 
@@ -314,7 +327,9 @@ class PostgreSQL(Detached):
         return Identity(*rows[0]) if rows else None
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
-        check_identity(await self.identity(session), name, domain)
+        found = await self.identity(session)
+        check_identity(found, name, domain)
+        self._database = found.id if found else ""
 
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return await inspect(self.identity, session, name, domain)

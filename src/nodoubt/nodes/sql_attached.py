@@ -58,9 +58,9 @@ async def is_listed(node: SqlNode, session: Session, branch: BranchId) -> bool:
     return any(found.id.text() == branch.text() for found in listing.ours)
 
 
-async def is_held(node: SqlNode, session: Session, gid: str, branch: int) -> bool:
-    """Whether the server says of a branch that it is finished, or does not list it, and holds it all the same."""
-    if text := node.dialect.hidden(gid, branch):
+async def is_held(node: SqlNode, session: Session, gid: str, *branches: int) -> bool:
+    """Whether the server says of one of these that it is finished, or does not list it, and holds it all the same."""
+    if text := node.dialect.hidden(gid, branches):
         try:
             await session.command(text)
         except StatementFailed as failure:
@@ -83,14 +83,14 @@ async def reveal(node: SqlNode, branch: BranchId) -> None:
 async def applied(node: SqlNode, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
     """Which of these left their evidence. Raises NodeUnavailable for one that did not, and is held and not listed."""
     found = await node.dialect.applied(session, branches)
-    missing = [key for key in branches if key not in found and node.dialect.hidden(*key)]
+    missing = set(branches) - found if not node.capabilities.detached else set()
     if missing:
         listing = await node.dialect.prepared(session, node.domain)
-        listed = {(prepared.id.gid, prepared.id.branch) for prepared in listing.ours}
-        for gid, branch in missing:
-            if (gid, branch) not in listed and await is_held(node, session, gid, branch):
+        missing -= {(prepared.id.gid, prepared.id.branch) for prepared in listing.ours}
+        for gid in sorted({gid for gid, _ in missing}):
+            if await is_held(node, session, gid, *sorted(branch for of, branch in missing if of == gid)):
                 raise NodeUnavailable(
-                    f"node {node.name!r} holds branch {branch} of {gid} and does not list it",
+                    f"node {node.name!r} holds a branch of {gid} and does not list it",
                     retryable=False,
                     hint="restart the database server: it lists the branch again then, and it can be settled",
                 )

@@ -53,6 +53,9 @@ class SqlBranch:
 
     def fence(self, error: BaseException | None = None) -> None:
         self._guard.close(error)
+        with self._lock:
+            if self._session is not None:
+                self._session.fence()
 
     def abandon(self) -> None:
         with self._lock:
@@ -70,6 +73,7 @@ class SqlBranch:
             return ""
         # Whoever kept the connection must not reach the session's next branch through it.
         self._guard.close()
+        session.fence()
         session.unbind()
         if clean and not self._guard.lasting:
             self._node.pool.give_back(session)
@@ -84,6 +88,13 @@ class SqlBranch:
             clean = False
         self._leave(clean=clean)
         return clean
+
+    async def begin_now(self) -> None:
+        if self._session is not None:
+            try:
+                await self._session.begin_now()
+            except (ConnectionLost, StatementFailed) as error:
+                raise NodeUnavailable(f"node {self._node.name!r} was lost while beginning: {error}") from error
 
     async def prepare(self) -> Answer:
         session, dialect = self._session, self._node.dialect

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -27,6 +28,9 @@ Identity = tuple[int, int]
 
 _EVENTS = frozenset({"sqlite3.connect", "open"})
 _HINT = "read it through the manager (`tm.snapshot()`), through apsw, or in another process"
+
+#: Another thread's connection of apsw may be on its way to its list, or about to be closed.
+PASSING_S = 0.2
 
 _open_files: dict[Identity | None, list[Alone]] = {}
 
@@ -68,16 +72,23 @@ class Alone:
 
 def require_alone(node: str, path: Path) -> None:
     """Raise ConfigError if this process has the file open otherwise than through apsw."""
-    here = _identity(path)
-    if here is None or here in map(_identity, apsw_driver.open_files()):
-        # What apsw holds cannot be told from the rest.
-        return
-    descriptors = Path("/dev/fd")
-    if descriptors.is_dir() and here in map(_identity, descriptors.iterdir()):
-        raise ConfigError(
-            f"node {node!r}: {path} is open in this process already, past apsw; once that is closed, SQLite's locks are gone",
-            hint=f"close it before the manager is opened (a connection of sqlite3, perhaps). Then {_HINT}",
-        )
+    until = time.monotonic() + PASSING_S
+    while _is_open_otherwise(path):
+        if time.monotonic() >= until:
+            raise ConfigError(
+                f"node {node!r}: {path} is open in this process already, past apsw;"
+                " once that is closed, SQLite's locks are gone",
+                hint=f"close it before the manager is opened (a connection of sqlite3, perhaps). Then {_HINT}",
+            )
+        time.sleep(PASSING_S / 50)
+
+
+def _is_open_otherwise(path: Path) -> bool:
+    here, descriptors = _identity(path), Path("/dev/fd")
+    if here is None or not descriptors.is_dir() or here not in map(_identity, descriptors.iterdir()):
+        return False
+    # What apsw holds cannot be told from the rest.
+    return not any(not name or _identity(name) == here for name in apsw_driver.open_files())
 
 
 def _identity(path: Any) -> Identity | None:

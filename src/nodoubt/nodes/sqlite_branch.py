@@ -80,6 +80,9 @@ class SQLiteBranch:
     def hand_over(self) -> None:
         self._session.close()
 
+    async def begin_now(self) -> None:
+        """It is begun already."""
+
     async def prepare(self) -> Answer:
         return await self._node.world.aside(self._prepare)
 

@@ -81,6 +81,9 @@ class Verdict:
         )
 
 
+#: The cases in which somebody outside nodoubt finished a branch against the decision (recovery rule 15).
+HEURISTIC = ("rolled-back-by-hand", "committed-by-hand")
+
 _HOME_COMMITTED = frozenset({HomeSays.COMMITTED, HomeSays.COMPLETE})
 _ANSWERED = frozenset(NodeSays) - {NodeSays.SILENT}
 

@@ -75,6 +75,11 @@ class SimulatedSession(Session):
             self._begin = sql
         return self._is_postgresql
 
+    async def begin_now(self) -> None:
+        if self._begin:
+            text, self._begin = self._begin, ""
+            await self.call(text)
+
     async def call(self, text: str, values: tuple[Any, ...] = (), *, by_user: bool = False) -> Answer:
         """Send a packet and wait for its answer."""
         if self.cut:

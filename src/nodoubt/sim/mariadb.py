@@ -330,7 +330,7 @@ class MariaDBServer(MariaDBBranches):
         (r"UPDATE list SET items = CONCAT\(items, %s\) WHERE id = %s", _append),
         (r"UPDATE account SET balance = balance \+ %s WHERE id = %s", _move),
         (r"DELETE FROM \S*nodoubt_branch WHERE gid IN (.*)", _drop_evidence),
-        (r"DELETE FROM .* gid < '(.*)' AND .* INTERVAL (\S+) SECOND .* LIMIT (\d+)", _purge),
+        (r"DELETE FROM .* gid < '(.*)' AND .* UNIX_TIMESTAMP\(\) - (\S+) .* LIMIT (\d+)", _purge),
         (r"SELECT items FROM list WHERE id = %s", _look),
         (r"SELECT gid, decision, .* WHERE gid IN \((.*)\)", _decisions),
         (r"SELECT gid, decision, .* WHERE complete = 0 .* LIMIT (\d+)", _unfinished),

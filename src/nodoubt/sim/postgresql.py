@@ -192,6 +192,7 @@ class PostgreSQLServer(PostgreSQLTransactions):
         (r"COMMIT PREPARED '(.*)'", partial(PostgreSQLTransactions.finish, commit=True)),
         (r"ROLLBACK PREPARED '(.*)'", partial(PostgreSQLTransactions.finish, commit=False)),
         (r"SET LOCAL synchronous_commit\s*=\s*on", _set),
+        (r"SET CONSTRAINTS ALL IMMEDIATE", _set),
         (r"SET LOCAL ROLE NONE", _set),
         (r"SET synchronous_commit = on", _set),
         (r"SET default_transaction_isolation = 'read committed'", _set),
