@@ -250,6 +250,9 @@ async def test_a_full_pool_names_itself(lab: Lab) -> None:
     [
         ("SELECT 1", True),
         ("SET LOCAL search_path = nowhere", True),
+        ("SELECT 1 AS temp", True),
+        ("SELECT 1 AS one INTO TEMP x", False),
+        ("CREATE OR REPLACE TEMP VIEW x AS SELECT 1", False),
         ("SET search_path = nowhere", False),
         ("DO 'BEGIN PERFORM pg_advisory_lock(1); END'", False),
         ("CREATE TABLE pg_temp.x (k int)", False),

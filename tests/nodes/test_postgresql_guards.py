@@ -58,6 +58,7 @@ BOUNDS = (
     'SET LOCAL "idle_in_transaction_session_timeout" TO DEFAULT',
     "RESET idle_in_transaction_session_timeout",
     "SELECT set_config('idle_in_transaction_session_timeout', '0', false)",
+    "UPDATE pg_settings SET setting = '0' WHERE name = 'idle_in_transaction_session_timeout'",
     "SELECT \"set_config\"( 'Idle_In_Transaction_Session_Timeout', '0', false)",
 )
 MODES = (

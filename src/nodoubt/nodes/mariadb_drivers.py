@@ -34,7 +34,7 @@ _LIMITS = {
     ),
     # The drivers close a connection that is left as a context.
     **dict.fromkeys(("__enter__", "__exit__", "__aenter__", "__aexit__"), _MINE),
-    **dict.fromkeys(("select_db", "set_charset", "set_character_set"), ""),
+    **dict.fromkeys(("select_db", "set_charset", "set_character_set", "decoders", "encoders"), ""),
 }
 
 #: Errors by which a server says goodbye: shutting down, dropping us, killed, idle for too long (MySQL 3169 and 4031).

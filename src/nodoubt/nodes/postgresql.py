@@ -54,14 +54,15 @@ RULES = Rules(
             pattern=starts(r"DISCARD|RESET ALL|DEALLOCATE ALL|DEALLOCATE PREPARE ALL"),
             why="it would drop what nodoubt keeps in the session",
         ),
+        Rule(pattern=starts(r"(?:WITH\b[^;]*\b)?UPDATE (?:pg_catalog\.)?pg_settings"), why="say SET LOCAL instead"),
         *_not_set("idle_in_transaction_session_timeout", _BOUND),
         *_not_set("transaction_read_only", _MODE),
         Rule(pattern=starts(r"SET (?:(?:SESSION|LOCAL) )?TRANSACTION\b[^;]*\bREAD\s+WRITE"), why=_MODE),
     ),
     lasting=re.compile(
         r"^SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)|^RESET\b|\bset_config\"?\s*\("
-        r"|\bpg_(?:try_)?advisory_lock(?:_shared)?\"?\s*\(|^PREPARE\b|^LISTEN\b|^LOAD\b|^DEALLOCATE\b|\b(?:pg_)?TEMP(?:ORARY)?\b"
-        r"|\bWITH\s+HOLD\b|^DO\b|^CALL\b",
+        r"|\bpg_(?:try_)?advisory_lock(?:_shared)?\"?\s*\(|^PREPARE\b|^LISTEN\b|^LOAD\b|^DEALLOCATE\b"
+        r"|\bpg_temp\b|(?:^CREATE|\bINTO)\s+(?:\w+\s+){0,3}TEMP(?:ORARY)?\b|\bWITH\s+HOLD\b|^DO\b|^CALL\b",
         re.IGNORECASE,
     ),
 )

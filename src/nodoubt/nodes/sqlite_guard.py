@@ -55,7 +55,10 @@ _DDL = frozenset(
         *(
             f"SQLITE_{act}_{what}"
             for act in ("CREATE", "DROP")
-            for what in ("INDEX", "TABLE", "TRIGGER", "VIEW", "VTABLE")
+            for what in (
+                *("INDEX", "TABLE", "TRIGGER", "VIEW", "VTABLE"),
+                *("TEMP_INDEX", "TEMP_TABLE", "TEMP_TRIGGER", "TEMP_VIEW"),
+            )
         ),
     }
 )
@@ -125,9 +128,9 @@ class SQLiteGuard(Guard):
         if action in _DDL:
             # ALTER TABLE names the database first, REINDEX and ANALYZE the table or index.
             of_temp = (first if action == "SQLITE_ALTER_TABLE" else database) == "temp"
-            named = second if action == "SQLITE_ALTER_TABLE" else first
-            # ANALYZE and REINDEX go through all tables, and change no row.
-            if OWN_TABLES.match(named or "") and action not in ("SQLITE_ANALYZE", "SQLITE_REINDEX"):
+            # ANALYZE and REINDEX go through all tables, and change no row. Of an index or trigger the second is the table.
+            is_ours = any(OWN_TABLES.match(name or "") for name in (first, second))
+            if is_ours and action not in ("SQLITE_ANALYZE", "SQLITE_REINDEX"):
                 return self._refuse(_OURS)
             return None if self.is_home or of_temp else self._refuse(_SCHEMA)
         if action in _WRITES and database not in (None, "temp"):

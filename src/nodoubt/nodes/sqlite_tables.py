@@ -38,15 +38,15 @@ CREATE TABLE IF NOT EXISTS nodoubt_branch (
 ) STRICT, WITHOUT ROWID""",
 )
 
-_SELECT = "SELECT gid, decision, participants, complete, max(0.0, unixepoch('subsec') - decided_at), reason FROM nodoubt_decision"
+_SELECT = "SELECT gid, decision, participants, complete, max(0.0, unixepoch('subsec') - decided_at), reason FROM main.nodoubt_decision"
 _GIDS = "gid IN (SELECT value FROM json_each(?))"
 
 
 def identity(session: Session) -> Identity | None:
     """The identity row; None where our tables were never made."""
-    if not session.command("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'nodoubt_node'"):
+    if not session.command("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'nodoubt_node'"):
         return None
-    rows = session.command("SELECT name, domain, id, schema_version FROM nodoubt_node")
+    rows = session.command("SELECT name, domain, id, schema_version FROM main.nodoubt_node")
     return Identity(*rows[0]) if rows else None
 
 
@@ -63,24 +63,24 @@ def identify(name: str, domain: str, random: str) -> str:
 
 def leave_evidence(session: Session, gid: str, branch: int) -> None:
     """Write the row that tells that a branch was applied."""
-    session.command("INSERT INTO nodoubt_branch (gid, branch) VALUES (?, ?)", gid, branch)
+    session.command("INSERT INTO main.nodoubt_branch (gid, branch) VALUES (?, ?)", gid, branch)
 
 
 def has_evidence(session: Session, gid: str, branch: int) -> bool:
     """Whether a branch was applied."""
-    return bool(session.command("SELECT 1 FROM nodoubt_branch WHERE gid = ? AND branch = ?", gid, branch))
+    return bool(session.command("SELECT 1 FROM main.nodoubt_branch WHERE gid = ? AND branch = ?", gid, branch))
 
 
 def applied(session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
     """Which of these were applied."""
     gids = json.dumps(sorted({gid for gid, _ in branches}))
-    rows = session.command(f"SELECT gid, branch FROM nodoubt_branch WHERE {_GIDS}", gids)
+    rows = session.command(f"SELECT gid, branch FROM main.nodoubt_branch WHERE {_GIDS}", gids)
     return {(gid, branch) for gid, branch in rows} & set(branches)
 
 
 def delete_evidence(session: Session, gids: Sequence[str]) -> None:
     """Forget that these were applied."""
-    session.command(f"DELETE FROM nodoubt_branch WHERE {_GIDS}", json.dumps(list(gids)))
+    session.command(f"DELETE FROM main.nodoubt_branch WHERE {_GIDS}", json.dumps(list(gids)))
 
 
 # Decisions
@@ -89,7 +89,7 @@ def delete_evidence(session: Session, gids: Sequence[str]) -> None:
 def decide(session: Session, gid: str, participants: Mapping[int, str]) -> None:
     """Insert the decision."""
     session.command(
-        "INSERT INTO nodoubt_decision (gid, decision, participants, complete) VALUES (?, 'committed', ?, ?)",
+        "INSERT INTO main.nodoubt_decision (gid, decision, participants, complete) VALUES (?, 'committed', ?, ?)",
         gid,
         participants_json(participants),
         0 if participants else 1,
@@ -98,7 +98,7 @@ def decide(session: Session, gid: str, participants: Mapping[int, str]) -> None:
 
 def is_decided(session: Session, gid: str) -> bool:
     """Whether a committed decision stands."""
-    return bool(session.command("SELECT 1 FROM nodoubt_decision WHERE gid = ? AND decision = 'committed'", gid))
+    return bool(session.command("SELECT 1 FROM main.nodoubt_decision WHERE gid = ? AND decision = 'committed'", gid))
 
 
 def decisions(session: Session, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
@@ -110,7 +110,7 @@ def decisions(session: Session, gids: Sequence[str]) -> Mapping[str, DecisionRow
 def insert_tombstones(session: Session, gids: Sequence[str]) -> Mapping[str, HomeSays]:
     """Insert what is missing and read all."""
     fresh = session.command(
-        "INSERT INTO nodoubt_decision (gid, decision) SELECT value, 'aborted' FROM json_each(?) WHERE true"
+        "INSERT INTO main.nodoubt_decision (gid, decision) SELECT value, 'aborted' FROM json_each(?) WHERE true"
         " ON CONFLICT DO NOTHING RETURNING gid",
         json.dumps(sorted(gids)),
     )
@@ -126,19 +126,19 @@ def unfinished(session: Session, limit: int) -> Sequence[DecisionRow]:
 
 def complete(session: Session, gids: Sequence[str]) -> None:
     """Mark decisions complete."""
-    session.command(f"UPDATE nodoubt_decision SET complete = 1 WHERE {_GIDS}", json.dumps(list(gids)))
+    session.command(f"UPDATE main.nodoubt_decision SET complete = 1 WHERE {_GIDS}", json.dumps(list(gids)))
 
 
 def old_evidence(session: Session, before_gid: str, limit: int) -> Sequence[str]:
     """The gids of the evidence that is older than a gid, youngest first."""
-    rows = session.command("SELECT gid FROM nodoubt_branch WHERE gid < ? ORDER BY gid DESC LIMIT ?", before_gid, limit)
+    rows = session.command("SELECT gid FROM main.nodoubt_branch WHERE gid < ? ORDER BY gid DESC LIMIT ?", before_gid, limit)
     return [gid for (gid,) in rows]
 
 
 def purge(session: Session, before_gid: str, retention_s: float, limit: int) -> int:
     """Delete old complete rows and tombstones; returns how many."""
     rows = session.command(
-        "DELETE FROM nodoubt_decision WHERE gid IN (SELECT gid FROM nodoubt_decision"
+        "DELETE FROM main.nodoubt_decision WHERE gid IN (SELECT gid FROM main.nodoubt_decision"
         " WHERE gid < ? AND (complete = 1 OR decision = 'aborted') AND decided_at < unixepoch('subsec') - ?"
         " ORDER BY gid LIMIT ?) RETURNING 1",
         before_gid,
@@ -154,7 +154,7 @@ def resolve(session: Session, gid: str, *, commit: bool, reason: str) -> None:
     found = decisions(session, [gid]).get(gid)
     if found is not None and found.raw is not None:
         session.command(
-            "UPDATE nodoubt_decision SET decision = ?, participants = ?, reason = ? WHERE gid = ?",
+            "UPDATE main.nodoubt_decision SET decision = ?, participants = ?, reason = ? WHERE gid = ?",
             decision,
             participants_json(found.participants),
             unreadable_reason(reason, found.raw),
@@ -162,7 +162,7 @@ def resolve(session: Session, gid: str, *, commit: bool, reason: str) -> None:
         )
         return
     session.command(
-        "INSERT INTO nodoubt_decision (gid, decision, reason) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO main.nodoubt_decision (gid, decision, reason) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
         gid,
         decision,
         reason,

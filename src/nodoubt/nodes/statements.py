@@ -102,10 +102,11 @@ def split(sql: str, lexicon: re.Pattern[str]) -> Sequence[str]:
         if skipped["end"]:
             pieces.append(current)
             current = ""
-        elif skipped[0][0] in '"`':
+        elif skipped[0][0] == "`" or (skipped[0][0] == '"' and lexicon is not MYSQL):
             current += skipped[0]
         else:
-            current += " ''" if skipped[0][0] in "'$eE" else " "
+            # There, unless the server is told otherwise, it is a string.
+            current += " ''" if skipped[0][0] in "'\"$eE" else " "
     pieces.append(current + sql[position:])
     return [piece.strip() for piece in pieces if piece.strip()]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import copy_context
 from typing import Any
 
 from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
-from nodoubt.sim.loop import ProcessLoop
+from nodoubt.sim.loop import Handle, ProcessLoop
 from nodoubt.sim.network import Line, Network
 from nodoubt.sim.server import Answer, Packet, Rows, Server
 from nodoubt.sim.store import SqlError
@@ -93,7 +94,12 @@ class SimulatedSession(Session):
         self._waiting = waiting
         if self._observer.lines is not None:
             self._observer.say(self._machine, f"> {self._names} {text} {values or ''}")
-        self._line.send(Packet(number, text, values, by_user))
+        packet = Packet(number, text, values, by_user)
+        if self.loop.paused:
+            # Stopped between two of its own steps: it is sent when the process wakes.
+            self.loop.withheld.append(Handle((self._line.send, (packet,), copy_context(), self.loop)))
+        else:
+            self._line.send(packet)
         if (overhear := self._network.overhear) is not None:
             overhear(self._machine, self._server, text)
         try:

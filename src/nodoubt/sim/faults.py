@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nodoubt.nodes.contract import Isolation
 from nodoubt.sim.deaths import Deaths
 from nodoubt.sim.mariadb import MariaDBServer
-from nodoubt.sim.plan import STROKES, UNSEEN
+from nodoubt.sim.plan import OVERTAKEN, SLEPT, STROKES, UNSEEN
 from nodoubt.sim.server import FORCE_S, Disk, Server
 from nodoubt.sim.watch import STEPS
 
@@ -34,13 +34,13 @@ AIMS_OF = {
     "operator finishes a branch": PREPARED_AIMS,
     "seen decision lost": ("Decide",),
     "machine lost power": (*AIMS, *["CommitRequested", "Prepare"] * 4),
-    "owner overtaken": ("Prepare",),
+    OVERTAKEN: ("Prepare",),
     "process killed": (*AIMS, "probe", "finish", "purge", *["Decide", "DecisionDurable", "CommitBranch"] * 3),
 }
 #: The steps of opening snapshots, where there are any.
 OPENING_AIMS = ("gate", "open") * 3
 #: Kinds that cannot strike at any other time.
-NEED_A_GID = ("owner overtaken", "seen decision lost")
+NEED_A_GID = (OVERTAKEN, "seen decision lost")
 #: Kinds that may strike before anything else happens, as a process that stops between two of its own steps.
 AT_ONCE = ("process killed", "machine lost power", "seen decision lost")
 #: The disk of a home whose decisions are to be seen before they are forced is so much slower.
@@ -58,6 +58,8 @@ class Faults:
         self._deaths: Deaths = Deaths(world, self._random)
         #: The process whose message brought the stroke about, and its gid, if one did.
         self._aimed_at = self._aimed_gid = ""
+        #: Processes that are not woken by healing.
+        self._asleep: set[str] = set()
         #: gid -> what an operator did, by node.
         self.by_hand: dict[tuple[str, str], bool] = {}
 
@@ -81,14 +83,16 @@ class Faults:
             world.schedule.after(random.random() * plan.horizon_s, self._strike, kind)
             return
         delay_s = random.choice((0.0, 0.0, 1.0, 3.0)) * random.random() * plan.latency_s
+        sleeps = kind == OVERTAKEN and plan.sleepy
 
         def strike(process: str, about: str, at_once: bool) -> None:
-            if at_once and not delay_s and kind in AT_ONCE:
+            if at_once and (sleeps or (not delay_s and kind in AT_ONCE)):
                 self._strike(kind, process, about)
             else:
                 world.schedule.after(delay_s, self._strike, kind, process, about)
 
-        aims = AIMS_OF.get(kind, AIMS)
+        # Who decides when he wakes must have been stopped just before he sent the decision.
+        aims = ("Decide",) if sleeps else AIMS_OF.get(kind, AIMS)
         if kind not in NEED_A_GID and (plan.views or plan.isolation is Isolation.SNAPSHOT):
             aims = (*aims, *OPENING_AIMS)
         self._await(random.choice(aims), strike, others_first=int(random.expovariate(0.4)))
@@ -116,7 +120,7 @@ class Faults:
         for name, process in list(world.processes.items()):
             if process.loop.dead:
                 world.boot(name)
-            else:
+            elif name not in self._asleep:
                 process.loop.resume()
 
     # Kinds
@@ -166,8 +170,26 @@ class Faults:
         owner.loop.pause()
         world.schedule.after(0.01 + 5 * world.plan.latency_s, self._settle, self._random.choice(others))
         wakes_s = self._random.choice((1.0, 3.0, 15.0))
-        world.schedule.after(wakes_s, self._resume_when_settled, owner, self._aimed_gid)
+        if world.plan.sleepy:
+            self._asleep.add(owner.name)
+            since_s = world.schedule.now
+            world.schedule.after(wakes_s, self._resume_when_purged, owner, self._aimed_gid, since_s)
+        else:
+            world.schedule.after(wakes_s, self._resume_when_settled, owner, self._aimed_gid)
         return True
+
+    def _resume_when_purged(self, owner: Process, gid: str, since_s: float) -> None:
+        """No session of its may be left that could decide by then."""
+        world = self._world
+        slept_s, retention_s = world.schedule.now - since_s, world.config.settings.retention_s
+        is_left = slept_s < retention_s or bool(world.decisions(gid))
+        if is_left and slept_s < 3 * retention_s:
+            world.schedule.after(5.0, self._resume_when_purged, owner, gid, since_s)
+            return
+        if not is_left:
+            world.observer.hit("met", SLEPT)
+        self._asleep.discard(owner.name)
+        owner.loop.resume()
 
     def _others(self) -> list[Process]:
         """Who else could settle what a process is at."""
@@ -358,6 +380,6 @@ _STRIKE: dict[str, Callable[[Faults], bool]] = {
     "forced write fails": Faults._failing_disk,
     "clock jumps": Faults._jump,
     "operator finishes a branch": Faults._operator,
-    "owner overtaken": Faults._overtake,
+    OVERTAKEN: Faults._overtake,
     "seen decision lost": Faults._lose_seen,
 }

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.states import BRANCHES, PHASES, Phase
 from nodoubt.protocol.verdicts import VERDICTS
-from nodoubt.sim.plan import KINDS
+from nodoubt.sim.plan import KINDS, SLEPT
 
 #: What nodes must have gone through; a commit that comes back was written and not seen when its process died.
 MET = (
@@ -22,6 +22,7 @@ MET = (
     "sqlite: unforced name lost",
     "sqlite: torn file",
     "sqlite: an unseen commit came back",
+    SLEPT,
 )
 #: What openings of several snapshots came to, and the gates of homes.
 OPENINGS = (

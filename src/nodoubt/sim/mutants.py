@@ -190,6 +190,10 @@ def _age_by_the_database(case: Any, seen: object) -> float:
     return float(min([*ages, case.row.age_s] if case.row else ages, default=0.0))
 
 
+async def _nothing(self: SqlBranch) -> None:
+    pass
+
+
 def _prepared(branch: int) -> m.Fact:
     return m.Prepared(branch=branch)
 
@@ -280,6 +284,10 @@ MUTANTS: Mapping[str, Mutant] = {
     ),
     "believed-at-once": Mutant(
         mistake="MariaDB is believed when it says that it finished a branch whose session just ended", switch=_believed
+    ),
+    "home-not-begun": Mutant(
+        mistake="home's BEGIN waits for a first statement while others prepare, and its server ends nothing that idles",
+        switch=lambda: swapped(SqlBranch, "begin_now", _nothing),
     ),
     "decision-unforced": Mutant(
         mistake="a decision is told before MariaDB, which has a binary log, has it on disk",

@@ -16,6 +16,11 @@ from nodoubt.sim.network import FATES
 
 #: Where several processes use a file, one dies with a commit that nobody sees: see `Deaths.haunt`.
 UNSEEN = "unseen commit"
+#: Who is overtaken by settling may sleep on until his tombstone was purged, in so many of the histories that have it.
+OVERTAKEN = "owner overtaken"
+SLEEPY = 0.3
+#: What is noted then.
+SLEPT = "an owner slept until its tombstone was purged"
 #: Faults that strike at a moment, and how many strike in one history at most.
 STROKES = {
     "process killed": 3,
@@ -29,7 +34,7 @@ STROKES = {
     "forced write fails": 2,
     "clock jumps": 3,
     "operator finishes a branch": 3,
-    "owner overtaken": 2,
+    OVERTAKEN: 2,
     "seen decision lost": 2,
     UNSEEN: 1,
 }
@@ -92,6 +97,8 @@ class Plan:
     farness: float = 1.0
     #: How much faster than evenly over the time a client makes its transactions, as often as it is drawn.
     paces: tuple[int, ...] = (1, 10, 10)
+    #: Owners that are overtaken sleep until their tombstone was purged.
+    sleepy: bool = False
     #: Without end, faults never heal, and only safety is judged.
     heals: bool = True
 
@@ -174,4 +181,4 @@ def draw(seed: int) -> Plan:
     )
     if plan.processes > 1 and "sqlite" in kinds and random.random() < 2 * share:
         rates[UNSEEN] = STROKES[UNSEEN]
-    return plan
+    return replace(plan, sleepy=OVERTAKEN in rates and random.random() < SLEEPY)

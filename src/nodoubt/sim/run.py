@@ -177,7 +177,7 @@ class Simulation:
 
     def _configure(self) -> Config:
         random = self.plan.stream("settings")
-        session_limit_s = random.choice((10.0, 30.0, 60.0))
+        session_limit_s = random.choice((10.0, 30.0, 60.0)) if not self.plan.sleepy else 10.0
         node = NodeSettings(
             url="simulated:",
             pool_size=random.choice((1, 2, 5)),
@@ -194,7 +194,7 @@ class Simulation:
             grace_s=random.choice((0.0, 0.0, 1.0, 10.0)),
             forget_every_s=random.choice((2.0, 8.0)),
             retention_s=10 * session_limit_s,
-            purge_every_s=random.choice((6.0, 20.0, 60.0)),
+            purge_every_s=random.choice((6.0, 20.0, 60.0)) if not self.plan.sleepy else 6.0,
             watch=self.watcher,
         )
         return Config(domain=DOMAIN, nodes=dict.fromkeys(self.plan.nodes, node), settings=settings)

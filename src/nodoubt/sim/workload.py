@@ -223,7 +223,8 @@ class Client:
         if random.random() < 0.3:
             await self._run(manager, timeout, job, wishes, began)
             return
-        home = random.choice([None, None, *self._plan.nodes])
+        # Of owners that sleep those are of interest whose home has nothing to do.
+        home = random.choice([*self._plan.nodes, *([] if self._plan.sleepy else [None, None])])
         tx = manager.transaction(timeout=timeout, home=home, **wishes)
         attempt: Attempt | None = None
         try:
