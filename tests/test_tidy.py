@@ -134,8 +134,8 @@ def wrong_imports(source: Source) -> Iterator[str]:
 def shared_drivers(files: list[Source]) -> Iterator[str]:
     for driver in DRIVERS:
         users = {file.path for file in files for _, name in imported(file) if name.partition(".")[0] == driver}
-        if len(users) > 1:
-            yield f"{driver} belongs into one file, but is imported in {', '.join(sorted(users))}"
+        if len(users) > 1 and not all(path.rpartition("/")[2].startswith(f"{driver}_") for path in users):
+            yield f"{driver} belongs into files of its name, but is imported in {', '.join(sorted(users))}"
 
 
 def banned_words(source: Source) -> Iterator[str]:
@@ -266,6 +266,9 @@ def test_a_driver_in_two_files_is_found() -> None:
     one, two = example("import apsw", "src/nodoubt/a.py"), example("from apsw.ext import x", "src/nodoubt/b.py")
     assert not list(shared_drivers([one, example("import apswx", "src/nodoubt/b.py")]))
     assert list(shared_drivers([one, two]))
+    own = [example("import apsw", f"src/nodoubt/apsw_{part}.py") for part in ("driver", "cursor")]
+    assert not list(shared_drivers(own))
+    assert list(shared_drivers([*own, two]))
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,13 @@ REFUSED = [
     "SET @x = 1, @@session.`idle_write_transaction_timeout` = 0",
     "SET wait_timeout = 1000000",
 ]
-ALLOWED = ['SELECT "see /*! hint */"', 'SELECT "RELEASE_ALL_LOCKS()"', "SET SESSION lock_wait_timeout = 9", "SELECT @@wait_timeout", "SELECT 'SET wait_timeout = 1'"]
+ALLOWED = [
+    'SELECT "see /*! hint */"',
+    'SELECT "RELEASE_ALL_LOCKS()"',
+    "SET SESSION lock_wait_timeout = 9",
+    "SELECT @@wait_timeout",
+    "SELECT 'SET wait_timeout = 1'",
+]
 
 
 @pytest.mark.parametrize("text", REFUSED)

@@ -45,6 +45,11 @@ ALWAYS_REFUSED = [
     "UPDATE nodoubt_node SET name = 'x'",
     "DROP TABLE nodoubt_decision",
     "ALTER TABLE nodoubt_branch ADD COLUMN x",
+    "CREATE TEMP TABLE nodoubt_branch (gid, branch)",
+    "CREATE TEMP VIEW nodoubt_decision AS SELECT 1",
+    "CREATE TRIGGER z BEFORE INSERT ON nodoubt_decision BEGIN SELECT RAISE(IGNORE); END",
+    "CREATE TEMP TRIGGER z BEFORE INSERT ON main.nodoubt_branch BEGIN SELECT RAISE(IGNORE); END",
+    "CREATE INDEX z ON nodoubt_decision (reason)",
 ]
 NOT_CARRIED = [
     "CREATE TABLE new (id integer PRIMARY KEY)",

@@ -1,4 +1,4 @@
-"""SQLite by apsw. The only file that imports apsw.
+"""SQLite by apsw. With ``apsw_cursor`` the only file that imports apsw.
 
 A session is one connection that serves one branch, or recovery, and is closed after it: cursors, temporary tables, functions
 and settings of a block end with it. Sessions are synchronous and may be used from any thread, one at a time; a connection
@@ -17,9 +17,10 @@ from typing import Any
 import apsw
 
 from nodoubt.errors import GuardError
+from nodoubt.nodes.apsw_cursor import GuardedCursor
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection
-from nodoubt.nodes.sqlite_guard import BEHIND, KEY_REPLACED, OWN_TABLES, REFUSED_CALLS, WATCHED, SQLiteGuard, several
+from nodoubt.nodes.sqlite_guard import BEHIND, OWN_TABLES, REFUSED_CALLS, SQLiteGuard
 
 Row = tuple[Any, ...]
 
@@ -28,95 +29,8 @@ VERSION = apsw.sqlite_lib_version()
 HAS_SESSIONS = {"ENABLE_SESSION", "ENABLE_PREUPDATE_HOOK"} <= set(apsw.compile_options)
 #: Whether apsw brings an SQLite of its own, instead of sharing the system's with Python's ``sqlite3``.
 IS_OWN_COPY = apsw.using_amalgamation
-
-
-class GuardedCursor(apsw.Cursor):
-    """apsw's cursor, under the guard of the branch that made it; apsw runs statements while rows are fetched."""
-
-    def __init__(self, connection: GuardedConnection) -> None:
-        super().__init__(connection)
-        self._session = connection.session
-        self._text = ""
-
-    def execute(self, statements: str, bindings: Any = None, **options: Any) -> Any:
-        with self._session.call(statements):
-            super().execute(statements, bindings, **options)
-        return self._begun(statements, several(statements))
-
-    def executemany(self, statements: str, sequenceofbindings: Any, **options: Any) -> Any:
-        with self._session.call(statements):
-            super().executemany(statements, sequenceofbindings, **options)
-        return self._begun(statements, True)
-
-    def __next__(self) -> Any:
-        with self._session.call(self._text):
-            try:
-                return super().__next__()
-            except StopIteration:
-                self._session.guard.unfinished.pop(id(self), None)
-        raise StopIteration
-
-    def fetchone(self) -> Any:
-        return next(self, None)
-
-    def fetchall(self) -> list[Any]:
-        with self._session.call(self._text):
-            return list(self._rows())
-
-    @property
-    def get(self) -> Any:
-        """As apsw does: nothing, one value, one row or a list, whichever the rows come to."""
-        rows = [row[0] if isinstance(row, tuple) and len(row) == 1 else row for row in self.fetchall()]
-        return None if not rows else rows[0] if len(rows) == 1 else rows
-
-    @property
-    def connection(self) -> Any:  # type: ignore[override]
-        """The guarded connection; apsw's own would outlive the block."""
-        return self._session.connection
-
-    def get_connection(self) -> Any:
-        """See ``connection``."""
-        return self._session.connection
-
-    getconnection = get_connection
-
-    def set_exec_trace(self, callable: Any) -> None:  # noqa: A002
-        """Refused: a cursor's own trace would hide its statements from the guard."""
-        raise self._session.guard.refuse("set_exec_trace()", WATCHED)
-
-    setexectrace = set_exec_trace
-    exec_trace = exectrace = property(lambda self: None, set_exec_trace)
-
-    def is_left(self) -> bool:
-        """Whether statements, or rows of values, were never run."""
-        try:
-            apsw.Cursor.close(self, False)
-        except apsw.Error as error:
-            return isinstance(error, apsw.IncompleteExecutionError)
-        return False
-
-    def _begun(self, text: str, watched: bool) -> GuardedCursor:
-        self._text = text
-        if watched and self._is_active():
-            self._session.guard.unfinished[id(self)] = self
-        return self
-
-    def _is_active(self) -> bool:
-        try:
-            _ = self.has_vdbe
-        except apsw.ExecutionCompleteError:
-            return False
-        return True
-
-    def _rows(self) -> Iterator[Any]:
-        step = super().__next__
-        while True:
-            try:
-                row = step()
-            except StopIteration:
-                self._session.guard.unfinished.pop(id(self), None)
-                return
-            yield row
+#: The savepoint before all that a block does.
+_START = "nodoubt_start"
 
 
 class GuardedConnection(apsw.Connection):
@@ -228,10 +142,8 @@ class Session:
         """Open the connection to a user under a guard; ``changes`` collects what the block does."""
         self.guard = guard
         if changes:
-            self._changes = apsw.Session(self._raw, "main")
-            # sqlite_ tables have no keys, and ours are written anew when a changeset is applied.
-            self._changes.table_filter(lambda table: not OWN_TABLES.match(table))
-            self._changes.attach()
+            self.command(f"SAVEPOINT {_START}")
+            self._collect()
         self._raw.cursor_factory = GuardedCursor  # type: ignore[assignment]
         self._raw.set_exec_trace(self._trace)
         # Setting an authorizer also makes statements that were compiled before ask it.
@@ -239,6 +151,12 @@ class Session:
 
         self.connection = SQLiteConnection(self._raw, guard)
         return self.connection
+
+    def _collect(self) -> None:
+        self._changes = apsw.Session(self._raw, "main")
+        # sqlite_ tables have no keys, and ours are written anew when a changeset is applied.
+        self._changes.table_filter(lambda table: not OWN_TABLES.match(table))
+        self._changes.attach()
 
     @contextmanager
     def call(self, text: str) -> Iterator[None]:
@@ -293,15 +211,23 @@ class Session:
         return ""
 
     def changeset(self) -> bytes:
-        """What the block did. Raises StatementFailed where a changeset cannot tell it."""
+        """What the block did."""
         with _explained():
-            changeset = bytes(self._changes.changeset())
-            for change in apsw.Changeset.iter(changeset):
-                # To a changeset these are two keys of one row: it has an INSERT of the new one, and an UPDATE of the old to it.
-                changed = {column for column, value in enumerate(change.new or ()) if value is not apsw.no_change}
-                if change.op == "UPDATE" and changed & change.pk_columns:
-                    raise StatementFailed("", KEY_REPLACED.format(change.name))
-        return changeset
+            return bytes(self._changes.changeset())
+
+    def restart(self) -> None:
+        """Undo all that the block did, and collect anew what is done from here on."""
+        self.command(f"ROLLBACK TO {_START}")
+        self._changes.close()
+        self._collect()
+
+    def has_done(self, changeset: bytes) -> bool:
+        """Whether what was done since :meth:`restart` is that, and nothing else."""
+        with _explained():
+            difference = apsw.ChangesetBuilder()  # type: ignore[no-untyped-call]
+            difference.add(changeset)
+            difference.add(apsw.Changeset.invert(self._changes.changeset()))
+            return not difference.output()
 
     def deferred_violations(self) -> bool:
         """Whether a deferred foreign key is violated: COMMIT would fail."""
@@ -322,6 +248,8 @@ class Session:
             return apsw.SQLITE_CHANGESET_ABORT
 
         self._raw.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        # They were checked in the block. On the way to where rows swap unique values SQLite puts others in their place.
+        self.command("PRAGMA ignore_check_constraints = ON")
         try:
             with _explained():
                 apsw.Changeset.apply(

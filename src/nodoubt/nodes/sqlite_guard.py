@@ -30,10 +30,6 @@ _KEY = (
 )
 _OURS = "the tables of nodoubt are what recovery believes; they are not for the block to write"
 
-KEY_REPLACED = (
-    "table {0!r}: a row's key was replaced by one that is equal but not the same ('Bob' by 'bob' under NOCASE, 1 by 1.0);"
-    " a changeset cannot tell that: keep the key as it is, or make this node the transaction's home"
-)
 _MINE = "the connection belongs to nodoubt for as long as it is open"
 WATCHED = "nodoubt watches the statements of the block through it"
 BEHIND = "it would write behind the back of the changeset that carries the branch"

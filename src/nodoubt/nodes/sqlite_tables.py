@@ -38,7 +38,8 @@ CREATE TABLE IF NOT EXISTS nodoubt_branch (
 ) STRICT, WITHOUT ROWID""",
 )
 
-_SELECT = "SELECT gid, decision, participants, complete, max(0.0, unixepoch('subsec') - decided_at), reason FROM main.nodoubt_decision"
+_AGE = "max(0.0, unixepoch('subsec') - decided_at)"
+_SELECT = f"SELECT gid, decision, participants, complete, {_AGE}, reason FROM main.nodoubt_decision"
 _GIDS = "gid IN (SELECT value FROM json_each(?))"
 
 
@@ -131,7 +132,9 @@ def complete(session: Session, gids: Sequence[str]) -> None:
 
 def old_evidence(session: Session, before_gid: str, limit: int) -> Sequence[str]:
     """The gids of the evidence that is older than a gid, youngest first."""
-    rows = session.command("SELECT gid FROM main.nodoubt_branch WHERE gid < ? ORDER BY gid DESC LIMIT ?", before_gid, limit)
+    rows = session.command(
+        "SELECT gid FROM main.nodoubt_branch WHERE gid < ? ORDER BY gid DESC LIMIT ?", before_gid, limit
+    )
     return [gid for (gid,) in rows]
 
 

@@ -122,6 +122,13 @@ class SimulatedSQLite:
         ]
         return json.dumps(changes).encode()
 
+    def restart(self) -> None:
+        assert self._txn is not None
+        self._txn.writes.clear()
+
+    def has_done(self, changeset: bytes) -> bool:
+        return self.changeset() == changeset
+
     def apply(self, changeset: bytes) -> None:
         for table, key, before, after in json.loads(changeset):
             if _row(self._read(table, key)) != _row(before):
@@ -343,20 +350,20 @@ _TEXTS: tuple[tuple[re.Pattern[str], Callable[..., Rows | None]], ...] = tuple(
         (re.escape(LOOK), SimulatedSQLite._look),
         (re.escape(APPEND), SimulatedSQLite._append),
         (re.escape(MOVE), SimulatedSQLite._move),
-        (r"SELECT 1 FROM nodoubt_branch WHERE gid = \? AND branch = \?", SimulatedSQLite._has_evidence),
-        (r"INSERT INTO nodoubt_branch .*", SimulatedSQLite._leave_evidence),
-        (r"SELECT gid, branch FROM nodoubt_branch WHERE .*", SimulatedSQLite._applied),
-        (r"DELETE FROM nodoubt_branch WHERE .*", SimulatedSQLite._delete_evidence),
-        (r"SELECT gid FROM nodoubt_branch WHERE gid < .*", SimulatedSQLite._old_evidence),
-        (r"INSERT INTO nodoubt_decision .* VALUES \(\?, 'committed', \?, \?\)", SimulatedSQLite._decide),
-        (r"INSERT INTO nodoubt_decision .* RETURNING gid", SimulatedSQLite._insert_tombstones),
-        (r"SELECT 1 FROM nodoubt_decision WHERE gid = \? AND .*", SimulatedSQLite._is_decided),
+        (r"SELECT 1 FROM main.nodoubt_branch WHERE gid = \? AND branch = \?", SimulatedSQLite._has_evidence),
+        (r"INSERT INTO main.nodoubt_branch .*", SimulatedSQLite._leave_evidence),
+        (r"SELECT gid, branch FROM main.nodoubt_branch WHERE .*", SimulatedSQLite._applied),
+        (r"DELETE FROM main.nodoubt_branch WHERE .*", SimulatedSQLite._delete_evidence),
+        (r"SELECT gid FROM main.nodoubt_branch WHERE gid < .*", SimulatedSQLite._old_evidence),
+        (r"INSERT INTO main.nodoubt_decision .* VALUES \(\?, 'committed', \?, \?\)", SimulatedSQLite._decide),
+        (r"INSERT INTO main.nodoubt_decision .* RETURNING gid", SimulatedSQLite._insert_tombstones),
+        (r"SELECT 1 FROM main.nodoubt_decision WHERE gid = \? AND .*", SimulatedSQLite._is_decided),
         (r"SELECT gid, decision, .* WHERE gid IN .*", SimulatedSQLite._decisions),
         (r"SELECT gid, decision, .* WHERE complete = 0 .*", SimulatedSQLite._unfinished),
-        (r"UPDATE nodoubt_decision SET complete = 1 .*", SimulatedSQLite._complete),
-        (r"DELETE FROM nodoubt_decision WHERE gid IN .*", SimulatedSQLite._purge),
-        (r"SELECT name, domain, id, schema_version FROM nodoubt_node", SimulatedSQLite._identity),
-        (r"SELECT 1 FROM sqlite_schema WHERE .* name = 'nodoubt_node'", lambda session: [(1,)]),
+        (r"UPDATE main.nodoubt_decision SET complete = 1 .*", SimulatedSQLite._complete),
+        (r"DELETE FROM main.nodoubt_decision WHERE gid IN .*", SimulatedSQLite._purge),
+        (r"SELECT name, domain, id, schema_version FROM main.nodoubt_node", SimulatedSQLite._identity),
+        (r"SELECT 1 FROM main.sqlite_schema WHERE .* name = 'nodoubt_node'", lambda session: [(1,)]),
         (r"PRAGMA main.journal_mode", lambda session: [("wal",)]),
         (r"PRAGMA main.schema_version", lambda session: [(1,)]),
         (r"SELECT l.name, .* FROM pragma_table_list .*", SimulatedSQLite._keys),
