@@ -30,7 +30,7 @@ HAS_SESSIONS = {"ENABLE_SESSION", "ENABLE_PREUPDATE_HOOK"} <= set(apsw.compile_o
 #: Whether apsw brings an SQLite of its own, instead of sharing the system's with Python's ``sqlite3``.
 IS_OWN_COPY = apsw.using_amalgamation
 #: The savepoint before all that a block does.
-_START = "nodoubt_start"
+START = "nodoubt_start"
 
 
 class GuardedConnection(apsw.Connection):
@@ -142,7 +142,7 @@ class Session:
         """Open the connection to a user under a guard; ``changes`` collects what the block does."""
         self.guard = guard
         if changes:
-            self.command(f"SAVEPOINT {_START}")
+            self.command(f"SAVEPOINT {START}")
             self._collect()
         self._raw.cursor_factory = GuardedCursor  # type: ignore[assignment]
         self._raw.set_exec_trace(self._trace)
@@ -217,7 +217,7 @@ class Session:
 
     def restart(self) -> None:
         """Undo all that the block did, and collect anew what is done from here on."""
-        self.command(f"ROLLBACK TO {_START}")
+        self.command(f"ROLLBACK TO {START}")
         self._changes.close()
         self._collect()
 

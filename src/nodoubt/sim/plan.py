@@ -181,4 +181,9 @@ def draw(seed: int) -> Plan:
     )
     if plan.processes > 1 and "sqlite" in kinds and random.random() < 2 * share:
         rates[UNSEEN] = STROKES[UNSEEN]
-    return replace(plan, sleepy=OVERTAKEN in rates and random.random() < SLEEPY)
+    if OVERTAKEN in rates and random.random() < SLEEPY:
+        # It is about nothing else: everything else that strikes would wake or end what sleeps.
+        nodes = {f"p{number}": "postgresql" for number in range(count)}
+        rates = {OVERTAKEN: STROKES[OVERTAKEN]}
+        return replace(plan, sleepy=True, nodes=nodes, rates=rates, processes=max(plan.processes, 2), heals=True)
+    return plan

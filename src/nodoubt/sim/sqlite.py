@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+from nodoubt.nodes.apsw_driver import START
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection
 from nodoubt.nodes.sqlite_guard import SQLiteGuard
@@ -79,6 +80,8 @@ class SimulatedSQLite:
 
     def bind(self, guard: SQLiteGuard, *, changes: bool) -> BranchConnection:
         self.guard = guard
+        if changes:
+            self.command(f"SAVEPOINT {START}")
         self.connection = BranchConnection(_UserConnection(self), guard)
         return self.connection
 
@@ -123,6 +126,9 @@ class SimulatedSQLite:
         return json.dumps(changes).encode()
 
     def restart(self) -> None:
+        self.command(f"ROLLBACK TO {START}")
+
+    def _undo(self) -> None:
         assert self._txn is not None
         self._txn.writes.clear()
 
@@ -343,6 +349,8 @@ _WRITTEN: Mapping[str, str] = {APPEND: "list", MOVE: "account"}
 _TEXTS: tuple[tuple[re.Pattern[str], Callable[..., Rows | None]], ...] = tuple(
     (re.compile(pattern, re.DOTALL), step)
     for pattern, step in (
+        (rf"SAVEPOINT {START}", SimulatedSQLite._nothing),
+        (rf"ROLLBACK TO {START}", SimulatedSQLite._undo),
         (r"BEGIN", SimulatedSQLite._begin),
         (r"BEGIN IMMEDIATE", SimulatedSQLite._begin_immediate),
         (r"COMMIT", SimulatedSQLite._commit),
