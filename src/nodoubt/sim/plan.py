@@ -181,10 +181,14 @@ def draw(seed: int) -> Plan:
     )
     if plan.processes > 1 and "sqlite" in kinds and random.random() < 2 * share:
         rates[UNSEEN] = STROKES[UNSEEN]
-    if OVERTAKEN in rates and random.random() < SLEEPY:
-        # It is about nothing else: everything else that strikes would wake or end what sleeps. And once: who is stopped for so
-        # long must not be settling at that moment, which is not covered (docs/proof.md).
-        nodes = {f"p{number}": "postgresql" for number in range(count)}
-        rates = {OVERTAKEN: 1}
-        return replace(plan, sleepy=True, nodes=nodes, rates=rates, processes=max(plan.processes, 2), heals=True)
-    return plan
+    is_sleepy = OVERTAKEN in rates and plan.heals and random.random() < SLEEPY
+    return _asleep(plan) if is_sleepy else plan
+
+
+def _asleep(plan: Plan) -> Plan:
+    """The history in which an owner sleeps, and nothing else: all other strikes would wake or end what does.
+
+    And once: who is stopped for so long must not be settling at that moment, which is not covered (docs/proof.md).
+    """
+    nodes = {f"p{number}": "postgresql" for number in range(len(plan.nodes))}
+    return replace(plan, sleepy=True, nodes=nodes, rates={OVERTAKEN: 1}, processes=max(plan.processes, 2))
