@@ -13,23 +13,8 @@ from nodoubt import Aborted, ConfigError, GuardError, HeuristicOutcome, NodeUnav
 from nodoubt.engine.instant import Instant
 from nodoubt.protocol import messages as m
 from tests.conftest import DatabaseFactory
-from tests.engine.shops import MANAGERS, Shop, Tx, both, scenario, settle
+from tests.engine.shops import Shop, Tx, both, scenario, settle
 from tests.engine.stage import Stage, looking, seen, told
-
-
-@pytest.fixture(params=MANAGERS)
-def shop(request: pytest.FixtureRequest, database: DatabaseFactory) -> Shop:
-    return Shop(request.param, database)
-
-
-@pytest.fixture
-def sync_shop(database: DatabaseFactory) -> Shop:
-    return Shop("sync", database)
-
-
-@pytest.fixture(params=MANAGERS[1:])
-def async_shop(request: pytest.FixtureRequest, database: DatabaseFactory) -> Shop:
-    return Shop(request.param, database)
 
 
 @pytest.fixture

@@ -17,11 +17,6 @@ def shop(database: DatabaseFactory) -> Shop:
     return Shop("asyncpg", database)
 
 
-@pytest.fixture
-def sync_shop(database: DatabaseFactory) -> Shop:
-    return Shop("sync", database)
-
-
 @scenario
 async def test_a_manager_that_is_opened_again_has_a_background_again(shop: Shop) -> None:
     tm = AsyncTransactionManager.open(shop.urls, domain="shop")

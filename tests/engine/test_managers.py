@@ -11,26 +11,10 @@ import pytest
 
 from nodoubt import Aborted, ConfigError, GuardError, NodeUnavailable, NodoubtError, TransactionManager
 from nodoubt.protocol import messages as m
-from tests.conftest import DatabaseFactory
-from tests.engine.shops import MANAGERS, Shop, Tx, both, scenario, settle
+from tests.engine.shops import Shop, Tx, both, scenario, settle
 
 NOTHING: dict[str, list[int]] = {"orders": [], "stock": []}
 ONE: dict[str, list[int]] = {"orders": [1], "stock": [1]}
-
-
-@pytest.fixture(params=MANAGERS)
-def shop(request: pytest.FixtureRequest, database: DatabaseFactory) -> Shop:
-    return Shop(request.param, database)
-
-
-@pytest.fixture
-def sync_shop(database: DatabaseFactory) -> Shop:
-    return Shop("sync", database)
-
-
-@pytest.fixture(params=MANAGERS[1:])
-def async_shop(request: pytest.FixtureRequest, database: DatabaseFactory) -> Shop:
-    return Shop(request.param, database)
 
 
 def crash_at(order: type[Any], error: BaseException) -> Any:

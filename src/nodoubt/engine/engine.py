@@ -319,8 +319,9 @@ class Engine:
                 if home.capabilities.home:
                     rows = await home.decisions(old)
                     complete = [gid for gid, row in rows.items() if row.says is HomeSays.COMPLETE]
-                    for gid in [gid for gid, row in rows.items() if row.says is HomeSays.ABORTED]:
-                        logger.error("%s was aborted, and somebody else committed its branch on %r", gid, node.name)
+                    for gid, row in rows.items():
+                        if row.says is HomeSays.ABORTED:
+                            logger.error("%s was aborted, and somebody else committed its branch on %r", gid, node.name)
                     if complete:
                         await node.drop_evidence(complete)
                     count += len(complete)
