@@ -382,18 +382,6 @@ async def test_evidence_that_a_crash_left_goes_only_behind_a_complete_decision()
     assert set(stage.databases["left"].tables[BRANCH]) == {f"{unfinished} 1", f"{unknown} 1"}
 
 
-async def test_evidence_of_what_was_aborted_is_told_to_whoever_reads_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Somebody committed the branch by hand: it is on no list any more, and its decision is not unfinished."""
-    stage = await installed()
-    engine = await stage.process(retention_s=0.0)
-    gid = new_gid(60_000, bytes(10))
-    stage.databases["left"].tables[BRANCH][f"{gid} 1"] = True
-    stage.decide(gid, "{}", decision="aborted")
-    await engine.purge()
-    assert f"{gid} was aborted, and somebody else committed its branch on 'left'" in caplog.text
-    assert f"{gid} 1" in stage.databases["left"].tables[BRANCH]
-
-
 async def test_evidence_that_stays_does_not_hide_what_goes() -> None:
     """Its decision was purged while its node was down, or is of a home that is not known here; more of it than one page."""
     stage = Stage()
