@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -253,11 +254,11 @@ class Actor:
         self._is_open = False
 
     async def _evidence(self, number: str) -> None:
-        """The first statement of :meth:`_prepare`."""
-        await self._recorder().command(self._dialect.prepare(self._branch(number)).partition(";")[0])
+        """What :meth:`_prepare` does up to its row."""
+        await self._recorder().command(_half(self._dialect.prepare(self._branch(number)), 0))
 
     async def _insert(self, number: str) -> None:
-        """The first statement of :meth:`_decide`."""
+        """What :meth:`_decide` does up to its row."""
         await self._recorder().command(_half(self._dialect.decide(self._branch(number), {1: "other"}), 0))
 
     async def _rest(self, number: str) -> None:
@@ -382,7 +383,9 @@ class Actor:
     }
 
 
-def _half(decide: str, number: int) -> str:
-    """A decision's packet up to its row, or what comes after that."""
-    row_ends = decide.index(";", decide.index("nodoubt_deci"))
-    return (decide[:row_ends], decide[row_ends + 1 :])[number]
+def _half(packet: str, number: int) -> str:
+    """A vote's or decision's packet up to its row, or what comes after that."""
+    written = re.search(r"nodoubt_(evidence|branch|deci)", packet)
+    assert written is not None
+    row_ends = packet.index(";", written.start())
+    return (packet[:row_ends], packet[row_ends + 1 :])[number]

@@ -52,14 +52,14 @@ def makers(path: Path) -> Iterator[str]:
 
 
 def test_nobody_else_asks_for_an_abort() -> None:
-    """``_open_home`` stands between a block's end and the request to commit: the machine is active until then."""
+    """``_ready_home`` stands between a block's end and the request to commit: the machine is active until then."""
     found = {
         maker
         for room in ("engine", "nodes", "protocol")
         for path in (PACKAGE / room).rglob("*.py")
         for maker in makers(path)
     }
-    assert found == {"engine/work.py:roll_back", "engine/work.py:_open_home"}
+    assert found == {"engine/work.py:roll_back", "engine/work.py:_ready_home"}
 
 
 def test_what_never_happens_does_not() -> None:

@@ -69,7 +69,9 @@ DDL = (
     gid CHAR(26) {_NAME}, branch INT NOT NULL, PRIMARY KEY (gid, branch)
 ) ENGINE=InnoDB""",
 )
-_COLUMNS = "gid, decision, participants, complete, UNIX_TIMESTAMP(NOW(6)) - UNIX_TIMESTAMP(decided_at), reason, probes"
+#: Not UNIX_TIMESTAMP(NOW(6)): it reads a time of the session's zone, which knows some hours of a year twice.
+_NOW_S = "UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) * 0.000001"
+_COLUMNS = f"gid, decision, participants, complete, {_NOW_S} - UNIX_TIMESTAMP(decided_at), reason, probes"
 
 
 class MariaDB:
@@ -80,7 +82,7 @@ class MariaDB:
     rules = RULES
     prepared_tag = ""
     decided_tag = ""
-    clock = "SELECT UNIX_TIMESTAMP(NOW(6))"
+    clock = f"SELECT {_NOW_S}"
 
     def __init__(self) -> None:
         self._version = ""
@@ -184,11 +186,11 @@ class MariaDB:
         return f"XA {'COMMIT' if commit else 'ROLLBACK'} {_xid(branch)}"
 
     async def is_over(self, session: Session, branch: BranchId) -> bool:
-        if branch.session not in self._over:
-            if not await attached.is_over(session, branch.session):
-                return False
+        if branch.session in self._over:
+            return True
+        if await attached.is_over(session, branch.session):
             self._over = {*itertools.islice(self._over, OVER_MAX), branch.session}
-        return True
+        return branch.session in self._over
 
     def hidden(self, gid: str, branches: Sequence[int]) -> str:
         return ";".join(self._read_committed + attached.hidden(self._schema, gid, branch) for branch in branches)
@@ -245,10 +247,8 @@ class MariaDB:
     async def applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         gids = literals(sorted({gid for gid, _ in branches}))
         # What was read may not be on disk, and a decision is going to be marked complete for it.
-        rows = await session.query(
-            f"SELECT gid, branch FROM {self._schema}nodoubt_branch WHERE gid IN ({gids});{self._forced}"
-        )
-        return {(gid, branch) for gid, branch in rows} & set(branches)
+        applied = f"SELECT gid, branch FROM {self._schema}nodoubt_branch WHERE gid IN ({gids});{self._forced}"
+        return {(gid, branch) for gid, branch in await session.query(applied)} & set(branches)
 
     async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
         values = ",".join(f"({literal(gid)},'aborted','{{}}','')" for gid in sorted(gids))
@@ -307,7 +307,7 @@ class MariaDB:
             await session.command(
                 f"{self._read_committed}DELETE FROM {self._schema}nodoubt_decision"
                 f" WHERE gid < {literal(before_gid)} AND (complete = 1 OR decision = 'aborted')"
-                f" AND UNIX_TIMESTAMP(decided_at) < UNIX_TIMESTAMP() - {retention_s:f} ORDER BY gid LIMIT {int(limit)}"
+                f" AND UNIX_TIMESTAMP(decided_at) < {_NOW_S} - {retention_s:f} ORDER BY gid LIMIT {int(limit)}"
             )
         )
 
