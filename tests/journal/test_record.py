@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nodoubt.journal import record as r
@@ -9,12 +11,18 @@ from nodoubt.journal.record import JournalDamaged, Record, RecordTooLarge, decod
 from nodoubt.protocol.ids import BranchId, new_gid
 
 BRANCH = BranchId(domain="shop", gid=new_gid(1_700_000_000_000, bytes(10)), branch=3, home="orders")
-RECORD = Record(branch=BRANCH, pid=4242, changeset=b"T\x02\x01\x00t\x00" + bytes(range(40)), sequences={"tä": 2**40})
+RECORD = Record(
+    branch=BRANCH,
+    pid=4242,
+    changeset=b"T\x02\x01\x00t\x00" + bytes(range(40)),
+    columns={"tä": ["k", 'a "b"'], "t": []},
+    sequences={"tä": 2**40},
+)
 
 
 @pytest.mark.parametrize("changeset", [b"", b"\0", bytes(100_000)])
 def test_what_is_written_is_read(changeset: bytes) -> None:
-    record = Record(branch=BRANCH, pid=0xFFFFFFFF, changeset=changeset, sequences=RECORD.sequences)
+    record = replace(RECORD, pid=0xFFFFFFFF, changeset=changeset)
     assert decode(encode(record)) == record
 
 
@@ -48,9 +56,9 @@ def test_zeros_as_after_a_power_loss_are_damage() -> None:
 
 def test_another_version_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(r, "VERSION", 2)
+        patch.setattr(r, "VERSION", 3)
         newer = encode(RECORD)
-    with pytest.raises(JournalDamaged, match="version 2, this nodoubt reads version 1"):
+    with pytest.raises(JournalDamaged, match="version 3, this nodoubt reads version 2"):
         decode(newer)
 
 
@@ -63,7 +71,7 @@ def test_a_branch_id_that_is_none_of_ours_is_damage(bad: str, monkeypatch: pytes
         decode(data)
 
 
-@pytest.mark.parametrize("limit", ["BRANCH_BYTES_MAX", "SEQUENCES_BYTES_MAX", "CHANGESET_BYTES_MAX"])
+@pytest.mark.parametrize("limit", ["BRANCH_BYTES_MAX", "TABLES_BYTES_MAX", "CHANGESET_BYTES_MAX"])
 def test_what_is_too_large_is_refused_before_it_is_written(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(r, limit, 3)
     with pytest.raises(RecordTooLarge, match="more than 3"):

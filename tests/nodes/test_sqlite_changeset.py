@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import apsw
 import pytest
 
@@ -172,6 +174,105 @@ def test_a_branch_that_no_longer_fits_stays_whole(lab: Lab, node: SQLiteNode, in
     assert lab.rows("SELECT * FROM log") == before, "nothing of it was applied"
     assert lab.run(other.applied([(name.gid, 1)])) == set()
     assert lab.run(other.finish(name, commit=False)) is Ended.DONE
+
+
+REBUILT = """
+DROP TRIGGER seen_insert; DROP VIEW seen; CREATE TABLE made (id integer PRIMARY KEY, {columns});
+INSERT INTO made (id, amount, note) SELECT id, amount, note FROM item; DROP TABLE item; ALTER TABLE made RENAME TO item
+"""
+
+
+@pytest.mark.parametrize(
+    ("interference", "ended", "seen"),
+    [
+        (REBUILT.format(columns="note text, amount"), Ended.OWED, []),
+        ("ALTER TABLE item RENAME COLUMN note TO remark", Ended.OWED, []),
+        (
+            "ALTER TABLE item DROP COLUMN note; ALTER TABLE item ADD COLUMN colour; ALTER TABLE item ADD COLUMN note",
+            Ended.OWED,
+            [],
+        ),
+        ("ALTER TABLE item ADD COLUMN more", Ended.DONE, [(5, "five", None)]),
+        (REBUILT.format(columns="amount, note text, more"), Ended.DONE, [(5, "five", None)]),
+    ],
+)
+def test_values_land_in_the_columns_that_they_were_meant_for(
+    lab: Lab, node: SQLiteNode, interference: str, ended: Ended, seen: list[object]
+) -> None:
+    name = lab.id()
+    branch = lab.begin(node, name)
+    branch.connection.execute("INSERT INTO item VALUES (5, 5, 'five')")
+    assert lab.run(branch.prepare()).said is Said.YES
+    branch.abandon()
+    with lab.raw() as raw:
+        raw.execute(interference)
+    other = lab.node()
+    assert lab.run(other.finish(name, commit=True)) is ended
+    query = "SELECT amount, note, more FROM item WHERE id = 5" if seen else "SELECT 1 FROM item WHERE id = 5"
+    assert lab.rows(query) == seen
+    assert [found.id for found in lab.run(other.prepared()).ours] == [] if seen else [name]
+
+
+REGISTERED = """
+CREATE TABLE word (id integer PRIMARY KEY, text text COLLATE house);
+CREATE TABLE sum (id integer PRIMARY KEY, x); CREATE INDEX sum_doubled ON sum (doubled(x));
+CREATE TABLE checked (id integer PRIMARY KEY, x CHECK (doubled(x) < 100));
+"""
+
+
+def register(connection: Any) -> None:
+    """Teach a connection what the tables of ``REGISTERED`` need."""
+    connection.create_collation("house", lambda one, two: (one > two) - (one < two))
+    connection.create_scalar_function("doubled", lambda x: 2 * x, deterministic=True)
+
+
+@pytest.fixture
+def registered(lab: Lab) -> SQLiteNode:
+    node = lab.node()
+    with lab.raw() as raw:
+        register(raw)
+        raw.execute(REGISTERED)
+    return node
+
+
+@pytest.mark.parametrize(
+    ("table", "why"), [("word", "no such collation sequence: house"), ("sum", "unknown function: doubled()")]
+)
+def test_what_only_the_block_knows_recovery_cannot_do_again(
+    lab: Lab, registered: SQLiteNode, table: str, why: str
+) -> None:
+    branch = lab.begin(registered)
+    register(branch.connection)
+    branch.connection.execute(f"INSERT INTO {table} VALUES (1, 1)")
+    answer = lab.run(branch.prepare())
+    assert answer.said is Said.NO
+    assert f"after a crash it could not be done again (SQLError: {why})" in answer.reason
+
+
+@pytest.mark.parametrize("table", ["word", "sum", "checked"])
+def test_what_the_program_registers_for_all_its_connections_it_can(
+    lab: Lab, registered: SQLiteNode, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apsw, "connection_hooks", [*apsw.connection_hooks, register])
+    name = lab.id()
+    branch = lab.begin(lab.node(), name)
+    branch.connection.create_scalar_function("more", lambda x: x + 1)
+    branch.connection.execute(f"INSERT INTO {table} VALUES (1, more(0))")
+    assert lab.run(branch.prepare()).said is Said.YES
+    branch.abandon()
+    assert lab.run(lab.node().finish(name, commit=True)) is Ended.DONE
+    assert lab.rows(f"SELECT id FROM {table} NOT INDEXED") == [(1,)]
+
+
+def test_a_function_for_a_check_was_asked_in_the_block(lab: Lab, registered: SQLiteNode) -> None:
+    name = lab.id()
+    branch = lab.begin(registered, name)
+    register(branch.connection)
+    branch.connection.execute("INSERT INTO checked VALUES (1, 1)")
+    assert lab.run(branch.prepare()).said is Said.YES
+    branch.abandon()
+    assert lab.run(lab.node().finish(name, commit=True)) is Ended.DONE
+    assert lab.rows("SELECT * FROM checked") == [(1, 1)]
 
 
 # Facts of SQLite that the rules rest on

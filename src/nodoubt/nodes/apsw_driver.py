@@ -20,7 +20,7 @@ from nodoubt.errors import GuardError
 from nodoubt.nodes.apsw_cursor import GuardedCursor
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection
-from nodoubt.nodes.sqlite_guard import BEHIND, OWN_TABLES, REFUSED_CALLS, SQLiteGuard
+from nodoubt.nodes.sqlite_guard import BEHIND, LIMITS, OWN_TABLES, REFUSED, SQLiteGuard
 
 Row = tuple[Any, ...]
 
@@ -31,6 +31,8 @@ HAS_SESSIONS = {"ENABLE_SESSION", "ENABLE_PREUPDATE_HOOK"} <= set(apsw.compile_o
 IS_OWN_COPY = apsw.using_amalgamation
 #: The savepoint before all that a block does.
 START = "nodoubt_start"
+#: For rows that are done again.
+UNCHECKED = "PRAGMA ignore_check_constraints = ON"
 
 
 class GuardedConnection(apsw.Connection):
@@ -66,11 +68,11 @@ class SQLiteConnection(BranchConnection):
     """What the user holds: attributes that would blind or bypass the guard can be neither called nor set."""
 
     __slots__ = ()
-    _limits = REFUSED_CALLS
+    _limits = LIMITS
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in REFUSED_CALLS:
-            raise self._guard.refuse(f"{name} =", REFUSED_CALLS[name])
+        if name in REFUSED:
+            raise self._guard.refuse(f"{name} =", REFUSED[name])
         super().__setattr__(name, value)
 
 
@@ -249,7 +251,7 @@ class Session:
 
         self._raw.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
         # They were checked in the block. On the way to where rows swap unique values SQLite puts others in their place.
-        self.command("PRAGMA ignore_check_constraints = ON")
+        self.command(UNCHECKED)
         try:
             with _explained():
                 apsw.Changeset.apply(
@@ -302,13 +304,10 @@ def open_files() -> Iterator[str]:
                 yield ""
 
 
-def changed_tables(changeset: bytes) -> dict[str, tuple[int, frozenset[int]]]:
-    """The tables of a changeset, each with its number of columns and the numbers of its key's columns."""
+def changed_tables(changeset: bytes) -> dict[str, frozenset[int]]:
+    """The tables of a changeset, each with the numbers of its key's columns."""
     with _explained():
-        return {
-            change.name: (change.column_count, frozenset(change.pk_columns))
-            for change in apsw.Changeset.iter(changeset)
-        }
+        return {change.name: frozenset(change.pk_columns) for change in apsw.Changeset.iter(changeset)}
 
 
 @contextmanager

@@ -154,10 +154,12 @@ class SQLiteBranch:
             if query and (session.command(query) or node.finds_null_key(query)):
                 return self._no(f"table {table!r} has rows whose primary key is NULL: a changeset cannot carry them")
         try:
+            changeset = session.changeset()
             record = Record(
                 branch=self._id,
                 pid=os.getpid(),
-                changeset=session.changeset(),
+                changeset=changeset,
+                columns=tables.columns(session, changeset),
                 sequences=tables.sequences(session, frozenset(self._guard.touched)),
             )
             if why := self._rehearse(record):
@@ -179,6 +181,9 @@ class SQLiteBranch:
         """
         self._session.restart()
         try:
+            if self._guard.lasting:
+                # What the block registered helps nobody who recovers.
+                self._node.sessions.use(lambda session: tables.compile_redo(session, record))
             tables.redo(self._session, record)
         except StatementFailed as failure:
             return str(failure)

@@ -34,7 +34,7 @@ _MINE = "the connection belongs to nodoubt for as long as it is open"
 WATCHED = "nodoubt watches the statements of the block through it"
 BEHIND = "it would write behind the back of the changeset that carries the branch"
 #: What of apsw's connection a block may neither call nor set, and why.
-REFUSED_CALLS: Mapping[str, str] = {
+REFUSED: Mapping[str, str] = {
     **dict.fromkeys(
         ("close", "aclose", "as_async", "file_control", "filecontrol", "config", "set_busy_handler"), _MINE
     ),
@@ -43,6 +43,14 @@ REFUSED_CALLS: Mapping[str, str] = {
     **dict.fromkeys(("set_exec_trace", "setexectrace", "exec_trace", "exectrace"), WATCHED),
     **dict.fromkeys(("deserialize", "wal_checkpoint", "set_wal_hook", "setwalhook", "wal_autocheckpoint"), BEHIND),
 }
+
+#: By these statements compile in the block that do not compile for recovery: see ``BranchConnection``.
+_REGISTERING = (
+    *("create_collation", "create_scalar_function", "create_aggregate_function", "create_window_function"),
+    *("createcollation", "createscalarfunction", "createaggregatefunction", "overload_function"),
+    *("collation_needed", "collationneeded", "load_extension", "loadextension", "overloadfunction"),
+)
+LIMITS: Mapping[str, str] = {**REFUSED, **dict.fromkeys(_REGISTERING, "")}
 
 _FORBIDDEN: Mapping[str, str] = {"SQLITE_TRANSACTION": _ENDS, "SQLITE_ATTACH": _FILES, "SQLITE_DETACH": _FILES}
 _DDL = frozenset(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nodoubt.journal.record import Record
-from nodoubt.nodes.apsw_driver import Session, changed_tables
+from nodoubt.nodes.apsw_driver import UNCHECKED, Session, changed_tables
 from nodoubt.nodes.contract import DecisionRow
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity
@@ -209,6 +209,17 @@ def keys(session: Session, known: Keys | None) -> Keys:
     return Keys(schema_version=version, carried=frozenset(row[0] for row in rows), nullable=nullable)
 
 
+def columns(session: Session, changeset: bytes) -> Mapping[str, Sequence[str]]:
+    """The names of the columns of a changeset's tables, in the order in which it has their values."""
+    return {table: [name for name, _ in _columns(session, table)] for table in changed_tables(changeset)}
+
+
+def _columns(session: Session, table: str) -> list[tuple[str, bool]]:
+    """The name of each column, and whether it is of the primary key."""
+    found = session.command("SELECT name, pk > 0 FROM pragma_table_info(?, 'main') ORDER BY cid", table)
+    return [(name, bool(is_key)) for name, is_key in found]
+
+
 def sequences(session: Session, tables: frozenset[str]) -> Mapping[str, int]:
     """The AUTOINCREMENT counters of some tables: a changeset holds the rows, but not that a deleted one had a number."""
     if not session.command("SELECT 1 FROM main.sqlite_schema WHERE name = 'sqlite_sequence'"):
@@ -220,11 +231,13 @@ def sequences(session: Session, tables: frozenset[str]) -> Mapping[str, int]:
 def redo(session: Session, record: Record) -> None:
     """Do again what a journalled branch did, with its evidence; the transaction stays open. Raises StatementFailed.
 
-    A changeset that meets a missing or changed table would skip it in silence: that is a failure, too.
+    A changeset that meets a missing or changed table would skip it in silence, and one whose columns were put into another
+    order would get its values in the wrong ones: that is a failure, too.
     """
-    for table, (columns, key) in changed_tables(record.changeset).items():
-        found = session.command("SELECT cid, pk FROM pragma_table_info(?, 'main')", table)
-        if len(found) < columns or frozenset(cid for cid, pk in found if pk) != key:
+    for table, key in changed_tables(record.changeset).items():
+        found, names = _columns(session, table), record.columns.get(table, ())
+        is_same = [name for name, _ in found[: len(names)]] == list(names)
+        if not names or not is_same or {number for number, (_, is_key) in enumerate(found) if is_key} != key:
             raise StatementFailed("SQLITE_SCHEMA", f"table {table!r} was dropped or changed since the branch prepared")
     session.apply(record.changeset)
     for table, reached in record.sequences.items():
@@ -237,6 +250,15 @@ def redo(session: Session, record: Record) -> None:
             table,
         )
     leave_evidence(session, record.branch.gid, record.branch.branch)
+
+
+def compile_redo(session: Session, record: Record) -> None:
+    """Compile, as :func:`redo` would, what compares and writes all columns and indexes. Raises StatementFailed."""
+    session.command(UNCHECKED)
+    for table, names in record.columns.items():
+        same = " AND ".join(f"{_quoted(name)} IS ''" for name in names)
+        session.command(f"EXPLAIN INSERT INTO main.{_quoted(table)} DEFAULT VALUES")
+        session.command(f"EXPLAIN SELECT 1 FROM main.{_quoted(table)} WHERE {same}")
 
 
 def _quoted(name: str) -> str:
