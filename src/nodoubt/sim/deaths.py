@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from nodoubt.sim.machine import FORCE, UNSEEN_COMMIT, UNSEEN_WORK
 
 if TYPE_CHECKING:
     from nodoubt.sim.run import Simulation
+
+#: How often who dies where a node is a file leaves a branch there that others wait for.
+AWAITED = 0.5
 
 
 class Deaths:
@@ -26,7 +30,10 @@ class Deaths:
         world = self._world
         # Where a node is a file, all processes are on its machine, and die together by power, or by whoever can kill them all.
         everybody = bool(world.files) and with_machine
-        if world.files and self._random.random() < (0.7 if with_machine else 0.5):
+        if world.files and not with_machine and self._random.random() < AWAITED:
+            world.crowd(self._random.choice(world.files).name)
+            self._await_doubt(haunted=False)
+        elif world.files and self._random.random() < (0.7 if with_machine else 0.5):
             machine = world.machine
             machine.dies_at = self._random.choice(("", UNSEEN_COMMIT, *[FORCE if with_machine else UNSEEN_COMMIT] * 3))
             machine.dies_in = self._random.randint(1, 2 if machine.dies_at else 12)
@@ -53,16 +60,20 @@ class Deaths:
 
     def _leave_unseen(self, loop: ProcessLoop) -> None:
         self._kill(loop.name, with_machine=False, everybody=False)
-        self._world.watcher.aim("CommitBranch", self._die_beside)
+        self._await_doubt(haunted=True)
 
-    def _die_beside(self, process: str, gid: str, at_once: bool) -> None:
-        haunted = [file for file in self._world.files if file.ghost is not None]
-        if self.over or not haunted:
+    def _await_doubt(self, *, haunted: bool) -> None:
+        """Let whoever commits next what is prepared in a file die just then; with all others, beside an unseen commit."""
+        self._world.watcher.aim("CommitBranch", partial(self._die_in_doubt, haunted))
+
+    def _die_in_doubt(self, haunted: bool, process: str, gid: str, at_once: bool) -> None:
+        files = [file for file in self._world.files if file.ghost is not None or not haunted]
+        if self.over or not files:
             return
-        if any(file.in_doubt() for file in haunted):
-            self._kill(process, with_machine=False, everybody=True)
+        if any(gid in name for file in files for name in file.in_doubt()):
+            self._kill(process, with_machine=False, everybody=haunted)
         else:
-            self._world.watcher.aim("CommitBranch", self._die_beside)
+            self._await_doubt(haunted=haunted)
 
     def _kill(self, name: str, *, with_machine: bool, everybody: bool) -> None:
         world = self._world

@@ -132,7 +132,12 @@ class Faults:
         return self._random.choice(running) if running else None
 
     def _some_server(self) -> Server | None:
-        return self._random.choice(self._world.servers) if self._world.servers else None
+        """One of those at work on the transaction whose message was waited for, if there are any."""
+        process = self._world.processes.get(self._aimed_at)
+        work = process.manager.engine.live.get(self._aimed_gid) if process is not None else None
+        servers = [server for server in self._world.servers if work is not None and server.name in work.machine.nodes]
+        servers = servers or self._world.servers
+        return self._random.choice(servers) if servers else None
 
     def _disks(self) -> list[Disk]:
         shared = [self._world.machine.disk] if self._world.files else []

@@ -160,6 +160,9 @@ def draw(seed: int) -> Plan:
     if "seen decision lost" in rates and random.random() < 0.5:
         rates.setdefault("operator finishes a branch", 1)
     isolation, views = (random.choice(LEVELS), random.choice(VIEWS)) if is_crowded else (Isolation.ATOMIC, 0.0)
+    if is_still and random.random() < 0.7:
+        # Whom gates do not hold up is at work beside every view.
+        isolation, views = Isolation.ATOMIC, VIEWS[-1]
     if is_forgetful and random.random() < 0.5:
         isolation = Isolation.SERIALIZABLE
     plan = Plan(
@@ -167,7 +170,7 @@ def draw(seed: int) -> Plan:
         nodes=nodes,
         processes=max(random.choice((1, 2, 2, 2, 3)), 2 if is_still else 1),
         # Openings last for moments, in which others must be at work.
-        clients=random.randint(2 if is_crowded else 1, 3),
+        clients=max(random.randint(2 if is_crowded else 1, 3), 3 if is_still else 1),
         transactions=random.choice((4, 5, 5, 6, 7, 8, 12)) + (2 if is_crowded else 0),
         horizon_s=random.choice((2.0, 8.0, 30.0)),
         latency_s=random.choice((0.0005, 0.01) if is_forgetful else (0.0005, 0.01, 0.1)),
@@ -176,7 +179,7 @@ def draw(seed: int) -> Plan:
         views=views,
         forgetful=is_forgetful,
         farness=random.choice(FARNESS) if is_still else 1.0,
-        paces=(10, 40) if is_crowded else (1, 10, 10),
+        paces=(40, 160) if is_still else (10, 40) if is_crowded else (1, 10, 10),
         heals=seed % UNLIMITED != 0,
     )
     if plan.processes > 1 and "sqlite" in kinds and random.random() < 2 * share:

@@ -144,6 +144,8 @@ class Client:
         self._tags = 0
         #: The node that each of its transactions writes, alone or behind another; "" for whatever is drawn.
         self._errand = errand
+        #: What it looks at next, and at once: what it was told is committed, and not yet on which nodes.
+        self._doubts: list[Step] = []
 
     async def work(self, manager: AsyncTransactionManager) -> None:
         """Make the transactions that are left."""
@@ -156,7 +158,7 @@ class Client:
             if self._plan.heals and pause_s >= faults_s:
                 # Behind the last fault one more shows that all is well again, and nobody waits for it.
                 self.left, pause_s = 0, faults_s + self._random.random()
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(0.0 if self._doubts else pause_s)
             await self._one(manager)
 
     async def work_at_once(self, manager: AsyncTransactionManager) -> None:
@@ -238,6 +240,8 @@ class Client:
         finally:
             if attempt is not None:
                 self._tell(attempt, tx.outcome.state)
+                written = [place for kind, place, _ in attempt.ops if kind == "append"]
+                self._doubts = [Step(node=node, look=key) for node, key in written if node in tx.outcome.pending]
 
     async def _run(
         self, manager: AsyncTransactionManager, timeout: float, job: Sequence[Step], wishes: Wishes, began: int
@@ -276,6 +280,9 @@ class Client:
 
     def _draw(self) -> list[Step]:
         """What a block is going to do."""
+        if self._doubts:
+            doubts, self._doubts = self._doubts, []
+            return doubts
         random, nodes = self._random, self._plan.nodes
         names = random.sample(list(nodes), random.choice((1, 2, len(nodes), len(nodes))))
         if self._errand:
