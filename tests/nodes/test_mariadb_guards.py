@@ -181,6 +181,12 @@ def test_read_only_branch_cannot_write(side: Side, url: str) -> None:
         with pytest.raises(GuardError, match="ended the transaction"):
             await side.sql(branch.connection, "CALL end_it()")
         await branch.roll_back(prepared=False)
+        # What it showed afterwards was of another moment.
+        see("CREATE PROCEDURE begin_another() BEGIN COMMIT; START TRANSACTION; END")
+        branch = await side.begin(node, read_only=True)
+        await side.sql(branch.connection, "CALL begin_another()")
+        answer = await branch.release()
+        assert (answer.said, "nodoubt_transaction does not exist" in answer.reason) == (Said.NO, True)
         # A later writer of the same pool can write.
         writer = await side.begin(node)
         await side.sql(writer.connection, "INSERT INTO item VALUES (1, 1)")

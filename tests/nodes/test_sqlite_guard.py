@@ -217,6 +217,20 @@ def test_a_failure_before_the_savepoint_stays(branch: SQLiteBranch) -> None:
     assert branch._prepare().said is Said.NO
 
 
+@pytest.mark.parametrize(
+    "inner",
+    ["/* one\ntwo */SAVEPOINT a", "-- so\nSAVEPOINT a", "SAVEPOINT/**/a", "SAVEPOINT -- so\n 'A'", 'SAVEPOINT"a";'],
+)
+def test_a_savepoint_behind_the_failure_does_not_undo_it(branch: SQLiteBranch, inner: str) -> None:
+    connection = branch.connection
+    connection.execute("SAVEPOINT a")
+    with pytest.raises(apsw.ConstraintError):
+        connection.execute("UPDATE item SET amount = -1")
+    connection.execute(inner)
+    connection.execute("ROLLBACK TO a")
+    assert branch._prepare().said is Said.NO
+
+
 def test_nothing_runs_after_sqlite_rolled_back_by_itself(lab: Lab, branch: SQLiteBranch) -> None:
     connection = branch.connection
     connection.execute("UPDATE item SET amount = 5")

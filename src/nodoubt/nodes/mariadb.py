@@ -4,8 +4,8 @@
 - XA RECOVER lists the branches of a whole server, and several nodes may be databases of one server. A name of 31 bytes does
   not fit into a bqual any more, so the token is followed by a mark: 16 hex digits of the SHA-256 of the database's name,
   which is unique on a server and can never be copied to a second database of it, as a row could.
-- Inside an XA transaction the server itself refuses COMMIT, DDL and the like (1399), so home's branch is one too. A
-  transaction opened READ ONLY is ended by DDL without a word; a session that is READ ONLY refuses it.
+- Inside an XA transaction the server itself refuses COMMIT, DDL and the like (1399), so home's branch is one too. In others
+  a session that is READ ONLY refuses DDL; where a procedure began another one, the savepoint of the first is gone (1305).
 - A failed statement does not doom a transaction: the guard remembers it. The first error ends a packet of statements.
 - A commit is visible before its log is forced. Whoever acts on a decision it read must commit a write of its own first.
 - With a binary log, MariaDB's XA COMMIT … ONE PHASE can be undone to prepared by a crash, until the next commit forces it.
@@ -135,7 +135,7 @@ class MariaDB:
 
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         if read_only:
-            return "SET SESSION TRANSACTION READ ONLY;START TRANSACTION"
+            return "SET SESSION TRANSACTION READ ONLY;START TRANSACTION;SAVEPOINT nodoubt_transaction"
         return f"XA START {_xid(branch)}"
 
     def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
@@ -164,7 +164,7 @@ class MariaDB:
 
     def release(self, terms: Terms) -> str:
         forced = f";{self._forced}" if terms.isolation is Isolation.SERIALIZABLE else ""
-        return f"COMMIT;SET SESSION TRANSACTION READ WRITE{forced}"
+        return f"RELEASE SAVEPOINT nodoubt_transaction;COMMIT;SET SESSION TRANSACTION READ WRITE{forced}"
 
     def prepare(self, branch: BranchId) -> str:
         xid = _xid(branch)

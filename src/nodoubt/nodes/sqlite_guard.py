@@ -80,11 +80,12 @@ _PRAGMAS_ACTIVE = frozenset({"incremental_vacuum", "optimize", "wal_checkpoint"}
 #: Text rules do not serve here: SQLite's parser is asked instead.
 RULES = Rules(lexicon=SQLITE, forbidden=(), lasting=re.compile(r"(?!)"))
 
+_GAP = r"(?:\s|--[^\n]*\n|/\*.*?\*/)"
 _SAVEPOINT = re.compile(
-    r"\s*(?:(?P<set>SAVEPOINT)|(?P<to>ROLLBACK(?:\s+TRANSACTION)?\s+TO)(?:\s+SAVEPOINT)?"
-    r"|(?P<release>RELEASE)(?:\s+SAVEPOINT)?)"
-    r"\s*(?P<name>\"[^\"]*\"|'[^']*'|\[[^]]*\]|`[^`]*`|[^\s;]+)",
-    re.IGNORECASE,
+    rf"{_GAP}*(?:(?P<set>SAVEPOINT)|(?P<to>ROLLBACK(?:{_GAP}+TRANSACTION)?{_GAP}+TO)(?:{_GAP}+SAVEPOINT)?"
+    rf"|(?P<release>RELEASE)(?:{_GAP}+SAVEPOINT)?)"
+    rf"{_GAP}*(?P<name>(?:\"[^\"]*\")+|(?:'[^']*')+|\[[^]]*\]|(?:`[^`]*`)+|[^\s;/]+)",
+    re.IGNORECASE | re.DOTALL,
 )
 
 

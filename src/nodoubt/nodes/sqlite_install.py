@@ -16,8 +16,8 @@ from nodoubt.nodes.findings import identity_finding
 from nodoubt.nodes.identity import SCHEMA_VERSION, check_identity
 from nodoubt.nodes.sqlite_sessions import Sessions
 
-#: RETURNING came with 3.35, STRICT with 3.37, unixepoch('subsec') with 3.42; apsw 3.50 brings at least SQLite 3.50.
-VERSION_MIN = (3, 42)
+#: That of the oldest apsw which is tried. Checkpoints that do nothing came with 3.51, unixepoch('subsec') with 3.42.
+VERSION_MIN = (3, 54)
 
 
 def ddl(name: str, domain: str) -> str:

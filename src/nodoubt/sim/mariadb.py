@@ -315,6 +315,7 @@ class MariaDBServer(MariaDBBranches):
         (r"XA ROLLBACK (\S*)", partial(MariaDBBranches.xa_finish, commit=False)),
         (r"XA RECOVER", _recover),
         (r"START TRANSACTION", MariaDBBranches.start_transaction),
+        (r"(RELEASE )?SAVEPOINT nodoubt_transaction", lambda *_: OK),
         (r"COMMIT", MariaDBBranches.commit),
         (r"ROLLBACK", MariaDBBranches.roll_back),
         (r"INSERT INTO \S*nodoubt_branch VALUES \('',CONNECTION_ID\(\) MOD 2147483648\)", _pass),
