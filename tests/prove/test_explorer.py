@@ -62,7 +62,7 @@ def _orbit(world: World, state: State) -> object:
     """A state and its mirror image, spelt out."""
     truth, owner, packet, *settlers = state
     assert packet == 0
-    mirrored = world.truths[truth].swapped(), *[_process(world, world.locals.mirrored(n)) for n in (owner, *settlers)]
+    mirrored = world.truths[truth].swapped(), *[_process(world, world.locals.mirror[n]) for n in (owner, *settlers)]
     return frozenset({(world.truths[truth], *[_process(world, n) for n in (owner, *settlers)]), mirrored})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ State = tuple[int, ...]
 class Move(NamedTuple):
     """What one process, or the databases by themselves, may do next. ``node`` and ``verb`` name the call, ``how`` its end.
 
-    ``lingers`` numbers a packet that is on its way afterwards, 0 for none.
+    ``lingers`` numbers a packet that is on its way afterwards, 0 for none. ``forgets``: a complete decision is purged.
     """
 
     truth: int
@@ -34,6 +34,7 @@ class Move(NamedTuple):
     fault: Fault | None = None
     lingers: int = 0
     wrong: str = ""
+    forgets: bool = False
 
 
 class Step(NamedTuple):
@@ -104,39 +105,39 @@ class World:
         return self.canonical((truth, self.locals.start("own"), 0, *[IDLE] * self.scope.settlers))
 
     def canonical(self, state: State) -> State:
-        """The one that stands for all states that are the same but for the names of settlers and participants."""
-        one = state[:3] + tuple(sorted(state[3:]))
-        if not self._symmetric:
-            return one
-        mirrored = self.locals.mirrored
-        settlers = sorted([mirrored(settler) for settler in state[3:]])
-        other = (self._mirror[state[0]], mirrored(state[1]), self._packet_mirror[state[2]], *settlers)
-        return min(one, other)
+        """The one that stands for all states that are the same but for the names of settlers and participants.
+
+        The least of them: mostly the truth alone says which one that is.
+        """
+        if self._symmetric:
+            truth, mirror, of_local = state[0], self._mirror[state[0]], self.locals.mirror
+            if mirror <= truth:
+                settlers = [of_local[settler] for settler in state[3:]]
+                other = _ordered((mirror, of_local[state[1]], self._packet_mirror[state[2]], *settlers))
+                return other if mirror < truth else min(other, _ordered(state))
+        return _ordered(state)
 
     def steps(self, state: State) -> Iterator[Step]:
         """Everything that may happen next, as it is, without a canonical name."""
         truth, owner, packet, *settlers = state
         for move in self._moves(truth, owner):
-            if not (move.lingers and packet):
+            if not (packet and move.lingers):
                 yield Step("owner", move, (move.truth, move.local, move.lingers or packet, *settlers))
         for index, settler in enumerate(settlers):
-            before, behind = settlers[:index], settlers[index + 1 :]
+            who, before, behind = f"settler {index + 1}", settlers[:index], settlers[index + 1 :]
             for move in self._moves(truth, settler):
-                if not (move.lingers and packet) and self._may(move, state):
-                    after = (move.truth, owner, move.lingers or packet, *before, move.local, *behind)
-                    yield Step(f"settler {index + 1}", move, after)
+                if not (packet and move.lingers) and (not move.forgets or self._may_forget(settlers)):
+                    yield Step(who, move, (move.truth, owner, move.lingers or packet, *before, move.local, *behind))
         for move in self._surprises(truth):
             yield Step("databases", move, (move.truth, *state[1:]))
         if packet:
             for move in self._arrivals(truth, packet):
-                if self._may(move, state):
+                if not move.forgets or self._may_forget(settlers):
                     yield Step("network", move, (move.truth, owner, move.lingers, *settlers))
 
-    def _may(self, move: Move, state: State) -> bool:
+    def _may_forget(self, settlers: Sequence[int]) -> bool:
         """Assumed, if it is not said that they may: no settler sleeps in the middle of a round for longer than the retention."""
-        if move.verb != "purge" or self.truths[state[0]].row != "complete" or move.truth == state[0]:
-            return True
-        return self.scope.sleepers or all(self.locals.program(settler) != "settle" for settler in state[3:] if settler)
+        return self.scope.sleepers or all(self.locals.program(settler) != "settle" for settler in settlers if settler)
 
     def wrong(self, state: State) -> str:
         """The invariant that a state breaks, if it breaks one."""
@@ -161,10 +162,11 @@ class World:
 
     def _moves(self, truth: int, local: int) -> list[Move]:
         key = (truth, local)
-        if key not in self._of_process:
+        known = self._of_process.get(key)
+        if known is None:
             moves = self._process_moves(truth, local)
-            self._of_process[key] = [m for m in moves if m.fault is None or m.fault in self.scope.faults]
-        return self._of_process[key]
+            known = self._of_process[key] = [m for m in moves if m.fault is None or m.fault in self.scope.faults]
+        return known
 
     def _process_moves(self, number: int, local: int) -> Iterator[Move]:
         truth, waiting = self.truths[number], self.locals[local].waiting
@@ -178,8 +180,8 @@ class World:
                 after = self.locals.after(local, call, effect.answer)
                 wrong = next(invariants.broken_by(truth, effect.truth), "") or self.locals[after].alarm
                 lingers = self.packets.index((node, verb)) if effect.lingers else 0
-                here = self._number(effect.truth)
-                yield Move(here, after, node, verb, effect.how, effect.answer, effect.fault, lingers, wrong)
+                here, forgets = self._number(effect.truth), _forgets(truth, verb, effect.truth)
+                yield Move(here, after, node, verb, effect.how, effect.answer, effect.fault, lingers, wrong, forgets)
             if verb in ("prepare", "decide") and Fault.LATENESS in self.scope.faults:
                 crashed = databases.late(crashed, node)
         if waiting:
@@ -206,16 +208,24 @@ class World:
         if key not in self._of_network:
             truth, (node, verb) = self.truths[number], self.packets[packet]
             after = databases.carry_out(truth, node, verb)[0]
-            wrong = next(invariants.broken_by(truth, after), "")
+            wrong, forgets = next(invariants.broken_by(truth, after), ""), _forgets(truth, verb, after)
             here = self._number(after)
+            late = Move(here, 0, node, verb, "arrives late", wrong=wrong, forgets=forgets)
             self._of_network[key] = [
                 Move(number, 0, node, verb, "is lost for good"),
-                Move(here, 0, node, verb, "arrives late", wrong=wrong),
-                Move(
-                    here, 0, node, verb, "arrives late, and will again", fault=Fault.COPIES, lingers=packet, wrong=wrong
-                ),
+                late,
+                late._replace(how="arrives late, and will again", fault=Fault.COPIES, lingers=packet),
             ]
         return self._of_network[key]
+
+
+def _ordered(state: State) -> State:
+    """With its settlers, of whom there are two at most, in order."""
+    return state if len(state) < 5 or state[3] <= state[4] else (*state[:3], state[4], state[3])
+
+
+def _forgets(before: Truth, verb: str, after: Truth) -> bool:
+    return verb == "purge" and before.row == "complete" and after != before
 
 
 #: What `nodoubt prove enumerate` goes through: everything that fits into some minutes, in an order that keeps two cores
@@ -243,29 +253,27 @@ def explore(world: World, progress: Callable[[Findings], None] = lambda findings
     states: list[State] = [first]
     parents = array("l", [-1])
     healing = array("l")
-    end_of_level, index = 1, 0
+    canonical, end_of_level, index = world.canonical, 1, 0
     while index < len(states) and not findings.wrong:
         if index == end_of_level:
             findings.depth, end_of_level = findings.depth + 1, len(states)
             findings.states, findings.seconds = len(states), time.monotonic() - started
             progress(findings)
-        state = states[index]
-        for step in world.steps(state):
+        for _, move, reached in world.steps(states[index]):
             findings.transitions += 1
-            after = world.canonical(step.state)
+            after, wrong = canonical(reached), move.wrong
             number = numbers.setdefault(after, len(states))
             if number == len(states):
                 states.append(after)
                 parents.append(index)
-                wrong = step.move.wrong or world.wrong(after)
-            else:
-                wrong = step.move.wrong
+                wrong = wrong or world.wrong(after)
             if wrong:
                 findings.wrong = wrong
                 findings.trail = [*_trail(states, parents, index), after]
                 break
-            if step.move.fault is None:
-                healing.extend((index, number))
+            if move.fault is None:
+                healing.append(index)
+                healing.append(number)
         index += 1
     findings.states = len(states)
     if not findings.wrong:

@@ -24,6 +24,8 @@ class Locals:
         self._known: list[Local] = []
         self._numbers: dict[object, int] = {}
         self._answers: list[tuple[str, dict[CallId, str]]] = []
+        #: number -> the same process with left and right in each other's place.
+        self.mirror: list[int] = []
         self._number(("settle", "idle"), Local(()), ("settle", {}))
 
     def __len__(self) -> int:
@@ -49,10 +51,6 @@ class Locals:
         program, answers = self._answers[number >> 1]
         reached = self._reached(program, {**answers, call: answer})
         return reached if self[reached].ended else reached | number & 1
-
-    def mirrored(self, number: int) -> int:
-        """The same process with left and right in each other's place."""
-        return number if self[number].ended else number ^ 1
 
     def crashed(self, number: int) -> int:
         """What is left of a process: a settler is started again, an owner is not; what its caller was told was told."""
@@ -85,7 +83,8 @@ class Locals:
 
     def _number(self, key: object, local: Local, answers: tuple[str, dict[CallId, str]]) -> int:
         if key not in self._numbers:
-            self._numbers[key] = len(self._known) * 2
+            number = self._numbers[key] = len(self._known) * 2
             self._known.append(local)
+            self.mirror += (number, number + 1) if local.ended else (number + 1, number)
             self._answers.append(answers)
         return self._numbers[key]
