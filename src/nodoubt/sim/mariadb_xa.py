@@ -120,7 +120,7 @@ class MariaDBBranches(Server):
 
     def _close(self, b: Backend) -> None:
         b.txn, b.branch = None, ""
-        for key in ("implicit", "xa", "wrote"):
+        for key in ("implicit", "xa", "wrote", "savepoint"):
             b.settings.pop(key, None)
 
     def _commit_txn(self, b: Backend, txn: Txn) -> Generator[Any, Any, None]:
@@ -138,6 +138,17 @@ class MariaDBBranches(Server):
         if b.branch:
             raise _wrong_state(b)
         b.txn = self._txn(b)
+        return OK
+
+    def set_savepoint(self, b: Backend) -> Answer:
+        """``SAVEPOINT nodoubt_transaction``."""
+        b.settings["savepoint"] = True
+        return OK
+
+    def release_savepoint(self, b: Backend) -> Answer:
+        """``RELEASE SAVEPOINT nodoubt_transaction``."""
+        if not b.settings.pop("savepoint", False):
+            raise SqlError("1305", "SAVEPOINT nodoubt_transaction does not exist")
         return OK
 
     def _txn(self, b: Backend) -> Txn:
