@@ -210,7 +210,7 @@ def test_values_land_in_the_columns_that_they_were_meant_for(
     assert lab.run(other.finish(name, commit=True)) is ended
     query = "SELECT amount, note, more FROM item WHERE id = 5" if seen else "SELECT 1 FROM item WHERE id = 5"
     assert lab.rows(query) == seen
-    assert [found.id for found in lab.run(other.prepared()).ours] == [] if seen else [name]
+    assert [found.id for found in lab.run(other.prepared()).ours] == ([] if seen else [name])
 
 
 REGISTERED = """
