@@ -48,7 +48,7 @@ def told(record: Record, gid: str, ending: str) -> None:
 
 def test_an_end_without_faults_is_clean() -> None:
     record, ledgers = ends()
-    findings, history = examine(record, ledgers, MONEY, Isolation.ATOMIC)
+    findings, history = examine(record, ledgers, MONEY, Isolation.ATOMIC, {})
     assert findings.wrong == []
     assert [op["process"] for op in history][-2:] == ["final", "final"]
     assert record.count("info") == 3
@@ -60,7 +60,7 @@ def test_what_nobody_knows_of_may_have_happened() -> None:
     ledgers.tickets["S9"] = ("a", 2, 1)
     ledgers.holders["a", 2] = "S9"
     ledgers.lists = {"a/0": [1, 3, 9], "b/0": [2, 4, 10]}
-    findings, _ = examine(record, ledgers, MONEY, Isolation.ATOMIC)
+    findings, _ = examine(record, ledgers, MONEY, Isolation.ATOMIC, {})
     assert findings.wrong == []
 
 
@@ -137,14 +137,14 @@ def break_an_invariant(record: Record, ledgers: Ledgers) -> None:
 def test_each_crime_is_convicted(crime: Callable[[Record, Ledgers], None], words: str) -> None:
     record, ledgers = ends()
     crime(record, ledgers)
-    findings, _ = examine(record, ledgers, MONEY, Isolation.ATOMIC)
+    findings, _ = examine(record, ledgers, MONEY, Isolation.ATOMIC, {})
     assert words in "\n".join(findings.wrong)
 
 
 def test_appends_in_two_orders_are_convicted_by_the_judge_alone() -> None:
     record, ledgers = ends()
     ledgers.lists = {"a/0": [1, 3], "b/0": [4, 2]}
-    findings, _ = examine(record, ledgers, MONEY, Isolation.ATOMIC)
+    findings, _ = examine(record, ledgers, MONEY, Isolation.ATOMIC, {})
     assert {anomaly["name"] for anomaly in findings.anomalies} >= {"G0"}
 
 
@@ -201,12 +201,70 @@ BETWEEN: tuple[Did, ...] = (
     ids=["a reader saw half", "a view showed half", "write skew", "a view between two orders"],
 )
 def test_each_level_convicts_what_it_forbids(transactions: tuple[Did, ...], convicting: set[Isolation]) -> None:
-    found = {isolation: examine(*seen(*transactions), MONEY, isolation)[0] for isolation in Isolation}
+    found = {isolation: examine(*seen(*transactions), MONEY, isolation, {})[0] for isolation in Isolation}
     assert {isolation for isolation, findings in found.items() if findings.wrong} == convicting
 
 
+LOST = 99
+#: LOST is nowhere at the end, and something else where it was seen.
+LATER: Did = ("A", "lists", [["append", "a/1", 54], ["append", "b/1", 55]])
+READ_LOST: list[list[Any]] = [["r", "a/1", [51, LOST]], ["r", "b/1", [52]]]
+STAYED: list[list[Any]] = [["r", "a/1", [51]], ["r", "b/1", [52]]]
+
+
+def writer_of_lost(record: Record, ending: str) -> None:
+    """Somebody appended LOST, alone on his node, and this is what he was told."""
+    at: dict[str, Any] = {"process": "4.0", "value": [["append", "a/1", LOST]], "why": ""}
+    record.note({"type": "invoke", "work": "lists", "gid": "L", "time": 41, **at})
+    record.note({"type": ending, "time": 49, **at})
+
+
+def found(
+    work: str, ops: list[list[Any]], died_ns: float, isolation: Isolation, ending: str = "info"
+) -> tuple[bool, Any]:
+    """Whether all is well, and what the history has of the reader of LOST, when the server died at ``died_ns``."""
+    record, ledgers = seen(BOTH, LATER, ("R", work, ops))
+    writer_of_lost(record, ending)
+    findings, history = examine(record, ledgers, MONEY, isolation, {"a": died_ns})
+    assert findings.lost_reads == sum("as_read" in op for op in history)
+    (value,) = (op["value"] for op in history if (op["gid"], op["type"]) == ("R", "ok"))
+    return not findings.wrong, value
+
+
+@pytest.mark.parametrize("ending", ["info", "fail"])
+def test_at_atomic_a_read_of_what_a_server_lost_is_cut_off_there(ending: str) -> None:
+    assert found("lists", READ_LOST, 60, Isolation.ATOMIC, ending) == (True, STAYED)
+
+
+@pytest.mark.parametrize(
+    ("work", "ops", "died_ns", "isolation", "ending"),
+    [
+        ("lists", READ_LOST, 60, Isolation.ATOMIC, "ok"),
+        ("lists", READ_LOST, 39, Isolation.ATOMIC, "info"),
+        ("lists", READ_LOST, 60, Isolation.SNAPSHOT, "info"),
+        ("lists", [["r", "b/1", [52, LOST]]], 60, Isolation.ATOMIC, "info"),
+        ("lists", [["r", "a/1", [LOST, 51]]], 60, Isolation.ATOMIC, "info"),
+        ("lists", [*READ_LOST, ["append", "a/2", 53]], 60, Isolation.ATOMIC, "info"),
+        ("view", READ_LOST, 60, Isolation.ATOMIC, "info"),
+    ],
+    ids=[
+        "its writer was told that it is committed",
+        "the server died before it was read",
+        "another level",
+        "another server",
+        "what came later stayed",
+        "the reader wrote there",
+        "a view",
+    ],
+)
+def test_no_other_read_of_what_is_nowhere_is_cut(
+    work: str, ops: list[list[Any]], died_ns: float, isolation: Isolation, ending: str
+) -> None:
+    assert not found(work, ops, died_ns, isolation, ending)[0]
+
+
 def test_what_was_judged_is_told_with_all_that_holds() -> None:
-    findings, _ = examine(*seen(*SKEW), MONEY, Isolation.SNAPSHOT)
+    findings, _ = examine(*seen(*SKEW), MONEY, Isolation.SNAPSHOT, {})
     whole, appends = findings.judged
     assert (whole.promised, whole.transactions) == (Level.STRONG_SNAPSHOT_ISOLATION, 5)
     assert Level.STRONG_SNAPSHOT_ISOLATION in whole.holds

@@ -53,6 +53,12 @@ class Injector:
         """How often each kind happened."""
         return Counter(fault.kind for fault in self.faults)
 
+    def last_death_s(self, server: str) -> float:
+        """When the server was up again after the last fault that it may have died of, in seconds of the loop; 0 if none."""
+        fatal = (Kind.SERVER_KILL, Kind.DISK_FULL, Kind.SYNC_ERROR)
+        ends = (fault.at_s + fault.lasted_s for fault in self.faults if fault.target == server and fault.kind in fatal)
+        return max((self._started + end for end in ends), default=0.0)
+
     async def carry_out(self, plan: Sequence[Strike], started: float) -> None:
         """Strike as planned; returns, cancelled or not, when each strike that began is over and its victim well again."""
         self._started = started

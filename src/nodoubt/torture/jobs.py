@@ -107,11 +107,11 @@ class Appends:
 
     @property
     def writes(self) -> Set[str]:
-        return {_node(key) for function, key, _ in self.ops if function == "append"}
+        return {node_of(key) for function, key, _ in self.ops if function == "append"}
 
     @property
     def reads(self) -> Set[str]:
-        return {_node(key) for _, key, _ in self.ops} - self.writes
+        return {node_of(key) for _, key, _ in self.ops} - self.writes
 
     @property
     def keys(self) -> list[Key]:
@@ -120,7 +120,7 @@ class Appends:
     async def carry_out(self, hand: Hand, kinds: Mapping[str, str]) -> list[list[Any]]:
         seen: list[list[Any]] = []
         for function, key, value in self.ops:
-            node = _node(key)
+            node = node_of(key)
             if function == "append":
                 await hand.run(node, append_text(kinds[node], key, value))
                 seen.append([function, key, value])
@@ -139,7 +139,7 @@ class View:
 
     async def carry_out(self, hand: Hand, kinds: Mapping[str, str]) -> list[list[Any]]:
         found: dict[str, list[int]] = {}
-        for node, keys in itertools.groupby((key for _, key, _ in self.ops), _node):
+        for node, keys in itertools.groupby((key for _, key, _ in self.ops), node_of):
             named = ", ".join(f"'{key}'" for key in keys)
             for key, text in await hand.rows(node, f"SELECT id, elements FROM {LISTS} WHERE id IN ({named})"):
                 found[str(key)] = elements(str(text))
@@ -212,7 +212,8 @@ def elements(text: str) -> list[int]:
     return [int(element) for element in text.split(",")]
 
 
-def _node(key: str) -> str:
+def node_of(key: str) -> str:
+    """The node that a list is on."""
     return key.partition("/")[0]
 
 

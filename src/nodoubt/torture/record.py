@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nodoubt.torture.jobs import node_of
+
 FINAL = "final"
 """The process that reads every list at the end."""
 
@@ -102,6 +104,37 @@ def without_reads(history: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             left_out.remove(op["process"])
         else:
             yield op | {"value": value}
+
+
+def without_lost(
+    history: list[dict[str, Any]], final: Mapping[str, list[int]], deaths_ns: Mapping[str, float]
+) -> Iterator[dict[str, Any]]:
+    """The history without what was read of a server that died afterwards, and died with it; ``as_read`` is what had been read.
+
+    ``deaths_ns``: the nodes that show a commit before it is on disk, and when each was up again after its last death. Their logs
+    are written in order: what a death takes is the end of a list, and whoever wrote there, too, and was told to be committed did
+    not see it. All else that was read and is nowhere at the end is left to the judge.
+    """
+    began: dict[str, float] = {}
+    for op in history:
+        instead = {}
+        if op["type"] == "invoke":
+            began[op["process"]] = op["time"]
+        elif op["type"] == "ok" and op["work"] == "lists":
+            died = {node for node, time_ns in deaths_ns.items() if began[op["process"]] < time_ns}
+            died -= {node_of(key) for function, key, _ in op["value"] if function == "append"}
+            value = [
+                [function, key, _kept(seen, final.get(key, [])) if node_of(key) in died else seen]
+                for function, key, seen in op["value"]
+            ]
+            if value != op["value"]:
+                instead = {"value": value, "as_read": op["value"]}
+        yield op | instead
+
+
+def _kept(seen: list[int], final: list[int]) -> list[int]:
+    """What was seen, up to the last element that stayed."""
+    return seen[: max((length for length, element in enumerate(seen, start=1) if element in final), default=0)]
 
 
 def write(history: list[dict[str, Any]], path: Path, name: str) -> None:

@@ -42,6 +42,7 @@ class Result:
     wrong: Sequence[str] = ()
     anomalies: Sequence[Mapping[str, Any]] = ()
     judged: Sequence[Judged] = ()
+    lost_reads: int = 0
     #: What is still prepared, undecided or out of sight.
     pending: Sequence[str] = ()
     #: Why the run ended early, if it did.
@@ -109,6 +110,7 @@ class Result:
                 {"of": part.of, "promised": part.promised, "transactions": part.transactions, "holds": list(part.holds)}
                 for part in self.judged
             ],
+            "lost_reads": self.lost_reads,
             "anomalies": [{"name": anomaly["name"], "of": anomaly["of"]} for anomaly in self.anomalies],
             "in_doubt": list(self.pending),
             "failure": self.failure,
@@ -143,6 +145,8 @@ class Result:
             strongest = part.holds[-1] if part.holds else "no level"
             found = f"{strongest} (promised: {part.promised})"
             rows.append(("judged", f"{part.of}, {part.transactions:,} transactions: {found}"))
+        if self.lost_reads:
+            rows.append(("", f"{self.lost_reads:,} read on MariaDB what it lost before it was on disk: set aside"))
         return [*rows, ("seed", f"{self.seed}"), ("again", shlex.join(self.again))]
 
     def as_text(self) -> str:

@@ -181,6 +181,7 @@ class _Run:
             again=self.options.command,
             isolation=self.options.isolation,
             judged=findings.judged,
+            lost_reads=findings.lost_reads,
             endings={ending: record.count(ending) for ending in ("ok", "fail", "info")},
             reasons=record.reasons,
             rates=[seconds[second] for second in range(max(seconds, default=0) + 1)],
@@ -233,7 +234,8 @@ async def _examine(options: Options, config: Config, run: _Run, money: int) -> F
     except NodoubtError as error:
         run.pending.append(f"the last read failed: {error.message}")
         return Findings()
-    findings, history = examine(run.crew.record, ledgers, money, options.isolation)
+    deaths_ns = {node: run.injector.last_death_s(node) * 1e9 for node, kind in run.kinds.items() if kind == "mariadb"}
+    findings, history = examine(run.crew.record, ledgers, money, options.isolation, deaths_ns)
     if options.history is not None:
         write(history, options.history, f"torture, seed {options.seed}")
         run.files.append(f"the history is in {options.history}")

@@ -2,9 +2,12 @@
 
 Several parts of the history are judged. With all reads, what the level of isolation promises must hold. At ``atomic`` that is
 read-committed: a branch is seen by others only after the decision, so whoever saw something was decided later; but between two
-commits a reader sees one and not yet the other. Of the appends, the views and the last read of every key, without the other
-reads, strict serializability must hold at every level: all locks of writes are held until the decision, so the decisions are the
-order, each view is an instant between two of them, and nothing may be torn, lost, or there although it was aborted.
+commits a reader sees one and not yet the other. And a transaction may have read there what MariaDB showed before it was on disk,
+and lost when it was killed, as long as nobody was told that it is committed (docs/isolation.md).
+
+Of the appends, the views and the last read of every key, without other reads, strict serializability must hold at every level.
+All locks of writes are held until the decision, so the decisions are the order, each view is an instant between two of them, and
+nothing may be torn, lost, or there although it was aborted.
 
 At ``serializable`` the transactions are strict-serializable in the order of the moments in which each had all of its locks. A
 view is an instant of another order, that of the decisions: a branch that was only read gives up its locks before its transaction
@@ -23,7 +26,7 @@ from nodoubt.demo.plain import PlainSession
 from nodoubt.judge import Level, judge
 from nodoubt.nodes.contract import Isolation
 from nodoubt.torture.jobs import LISTS, SEATS, TICKETS, elements
-from nodoubt.torture.record import Done, Record, without_reads, without_views
+from nodoubt.torture.record import Done, Record, without_lost, without_reads, without_views
 
 #: So many examples of each finding are named.
 EXAMPLES_MAX = 5
@@ -81,6 +84,8 @@ class Findings:
     #: The judge's anomalies that must not be, with their examples.
     anomalies: list[dict[str, Any]] = field(default_factory=list)
     judged: list[Judged] = field(default_factory=list)
+    #: Transactions that read on MariaDB what it lost.
+    lost_reads: int = 0
 
     def against(self, rule: str, examples: list[str]) -> None:
         """Note a broken rule, if there are examples."""
@@ -99,15 +104,18 @@ class Findings:
 
 
 def examine(
-    record: Record, ledgers: Ledgers, money: int, isolation: Isolation
+    record: Record, ledgers: Ledgers, money: int, isolation: Isolation, deaths_ns: Mapping[str, float]
 ) -> tuple[Findings, list[dict[str, Any]]]:
-    """Everything that is wrong, and the history that was judged."""
+    """Everything that is wrong, and the history that was judged. ``deaths_ns`` is of ``without_lost``."""
     findings = Findings()
     findings.against("invariants of nodoubt broken, or branches finished by somebody else", record.broken)
     _bank(findings, record, ledgers, money)
     _seats(findings, record, ledgers)
     _lists(findings, record, ledgers)
     history = record.history(ledgers.lists)
+    if isolation is Isolation.ATOMIC:
+        history = list(without_lost(history, ledgers.lists, deaths_ns))
+        findings.lost_reads = sum("as_read" in op for op in history)
     findings.judge("the history", history, PROMISED[isolation])
     if isolation is Isolation.SERIALIZABLE:
         findings.judge("the transactions", without_views(history), Level.STRICT_SERIALIZABLE)
