@@ -78,8 +78,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
         disks = {kind: SmallDisk() for kind in ("postgresql", "mariadb")}
         for disk in disks.values():
             stack.callback(disk.close)
-        # Without recycled files each switch of the log needs a new one.
-        settings = {**SERVERS["postgresql"][1], "wal_recycle": "off"}
+        # Without recycled files each switch of the log needs a new one; and nobody but us writes to it, before the disk is full.
+        alone = {"wal_level": "minimal", "max_wal_senders": "0", "autovacuum": "off", "checkpoint_timeout": "1h"}
+        settings = {**SERVERS["postgresql"][1], "wal_recycle": "off", **alone}
         postgresql = stack.enter_context(PostgreSQLServer.start(settings, within=disks["postgresql"].folder))
         mariadb = stack.enter_context(MariaDBServer.start(SERVERS["mariadb"][1], within=disks["mariadb"].folder))
         nodes = stack.enter_context(fresh_nodes(postgresql, mariadb, tmp_path_factory.mktemp("small")))
