@@ -19,6 +19,9 @@ from nodoubt.sim.store import SqlError
 
 #: A stalled connection is reset within this time.
 RESET_S_MAX = 30.0
+#: A packet comes within this time or never, as TCP gives up in the end. The protocol counts on less than half of the retention,
+#: which is 100 s here at least: a question that comes later may find a decision purged.
+GIVES_UP_S = 45.0
 #: What can become of a packet, in the order in which it is drawn.
 FATES = ("request lost", "reply lost", "late request", "late reply", "reset", "half-open", "duplicated")
 #: How texts begin that may come twice: one statement, or one transaction, of which the second time finds nothing to do.
@@ -43,6 +46,11 @@ class Line:
         self.stalled = False
         self._up_at = self._down_at = 0.0
 
+    @property
+    def brings_something(self) -> bool:
+        """Whether a packet is on its way to the server."""
+        return self._up_at > self.network.schedule.now
+
     def send(self, packet: Packet) -> None:
         """From the client to the server."""
         if self.stalled:
@@ -58,7 +66,11 @@ class Line:
         delay_s = network.latency_s(self.machine)
         if fate == "late request":
             delay_s += network.long_s()
-        self._up_at = max(self._up_at, network.passes_at(self) + delay_s)
+        arrives_at = max(self._up_at, network.passes_at(self) + delay_s)
+        if arrives_at - network.schedule.now > GIVES_UP_S:
+            self._stall()
+            return
+        self._up_at = arrives_at
         network.schedule.at(self._up_at, self.backend.receive, packet)
         if not fate:
             return

@@ -312,8 +312,9 @@ class Simulation:
         """Whether nobody works, nothing is in doubt, and nobody is going to ask again."""
         processes = self.processes.values()
         at_work = any(not process.idle or process.guests or process.asks_again for process in processes)
-        # A server goes on with what the dead asked of it.
-        is_running = any(backend.running is not None for server in self.servers for backend in server.backends.values())
+        # A server goes on with what the dead asked of it, and what they sent may come late.
+        backends = [backend for server in self.servers for backend in server.backends.values()]
+        is_running = any(b.running is not None or (b.line is not None and b.line.brings_something) for b in backends)
         return not at_work and not is_running and not judge.open_ends(self)
 
     def _judge_end(self, settled: bool) -> None:
@@ -323,7 +324,7 @@ class Simulation:
             return
         before = judge.durable(self)
         self._settle_again()
-        # A PREPARE that was on its way to a disk or over the network when all was quiet may end only now.
+        # A PREPARE that was on its way to a disk when all was quiet may end only now.
         if not self.is_quiet() and not self._wait_until_settled():
             self.observer.violation(f"not settled again: {judge.open_ends(self)}")
         for change in judge.changed(before, judge.durable(self)):
