@@ -343,6 +343,10 @@ class Actor:
     async def _identify(self) -> None:
         await self._dialect.check_identity(self._recorder(), "home", DOMAIN)
 
+    async def _recognise(self) -> None:
+        """What a new session does once the node was opened."""
+        await self._dialect.learn(self._recorder())
+
     async def _durable(self) -> None:
         found = await self._dialect.durable(self._recorder(is_quiet=True))
         self.said.append(f"= {[(finding.check, finding.level) for finding in found]}")
@@ -379,6 +383,7 @@ class Actor:
         "old": _old,
         "purge": _purge,
         "identify": _identify,
+        "recognise": _recognise,
         "durable": _durable,
     }
 

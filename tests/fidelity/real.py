@@ -22,6 +22,7 @@ from nodoubt.nodes.asyncpg_driver import AsyncpgDriver
 from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings, Row, Session
 from nodoubt.nodes.mariadb import MariaDB
 from nodoubt.nodes.mariadb_drivers import understand
+from nodoubt.nodes.mariadb_tables import SIGN
 from nodoubt.nodes.postgresql import PostgreSQL
 from nodoubt.protocol.ids import token
 from nodoubt.sim.workload import ACCOUNTS, BALANCE, LISTS
@@ -191,7 +192,10 @@ class MariaDBLaboratory(Laboratory):
         "CREATE TABLE list (id VARCHAR(9) PRIMARY KEY, items TEXT NOT NULL) ENGINE=InnoDB",
         "CREATE TABLE account (id VARCHAR(9) PRIMARY KEY, balance INT NOT NULL, CONSTRAINT balance CHECK (balance >= 0))",
     )
-    emptied = tuple(f"DELETE FROM {table}" for table in ("nodoubt_decision", "nodoubt_branch", "list", "account"))
+    emptied = (
+        *(f"DELETE FROM {table}" for table in ("nodoubt_decision", "list", "account")),
+        f"DELETE FROM nodoubt_branch WHERE gid < '{SIGN}'",
+    )
 
     def connect(self) -> None:
         self._outside = Outsider(self.url)
@@ -340,6 +344,7 @@ class RealSide(Side):
     def tables(self) -> list[str]:
         ask, plain = self._laboratory.ask, self.names.plain
         ours = "nodoubt.branch" if self._laboratory.kind == "postgresql" else "nodoubt_branch"
+        evidence = ask(f"SELECT gid, branch FROM {ours} WHERE gid < '{SIGN}'")
         prepared = self._laboratory.prepared()
         known = self.names.known.items()
         return [
@@ -349,7 +354,7 @@ class RealSide(Side):
                 f"decision {plain(gid)} {[plain(value) for value in row]}"
                 for gid, *row in sorted(self._laboratory.decisions())
             ],
-            *[f"branch {plain(gid)} {branch}" for gid, branch in sorted(ask(f"SELECT gid, branch FROM {ours}"))],
+            *[f"branch {plain(gid)} {branch}" for gid, branch in sorted(evidence)],
             *sorted(f"prepared {next(name for gid, name in known if gid in text)}" for text in prepared),
         ]
 

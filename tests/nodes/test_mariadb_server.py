@@ -12,9 +12,9 @@ from nodoubt.errors import ConfigError, NodeUnavailable
 from nodoubt.nodes.contract import Ended, Said
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
-from nodoubt.nodes.mariadb import DDL
 from nodoubt.nodes.mariadb_drivers import options, understand
 from nodoubt.nodes.mariadb_inspect import too_old
+from nodoubt.nodes.mariadb_tables import DDL
 from nodoubt.protocol.verdicts import HomeSays
 from nodoubt.testing.processes import free_port, release_port
 from nodoubt.testing.servers import MariaDBServer
@@ -39,6 +39,37 @@ def test_two_nodes_on_one_server(side: Side, url: str, database: DatabaseFactory
             assert found.id.branch == number
             assert await node.finish(found.id, commit=True) is Ended.DONE
             assert await node.applied([(gid, 0), (gid, 1)]) == {(gid, number)}
+
+    side.run(story())
+
+
+def test_a_name_that_leads_to_another_database_by_now_is_noticed(side: Side, url: str) -> None:
+    async def story() -> None:
+        node, other = await side.node(url), side.outsider(url)
+        other("DELETE FROM nodoubt_branch")
+        await side.begin(node)
+        warned = [finding.fix for finding in await node.inspect() if finding.level == "warning"]
+        assert warned == ["run `nodoubt init`"]
+        other("UPDATE nodoubt_node SET id = 'restored'")
+        await side.make(url).install()
+        with pytest.raises(ConfigError, match="leads to another database than when the node was opened"):
+            await side.begin(node)
+        other("DROP TABLE nodoubt_node, nodoubt_branch")
+        with pytest.raises(ConfigError, match="leads to another database than when the node was opened"):
+            await node.probe([side.id().gid])
+
+    side.run(story())
+
+
+def test_new_sessions_know_the_database_while_its_gate_is_closed(side: Side, url: str) -> None:
+    async def story() -> None:
+        node = await side.node(url, connect_timeout_s=1)
+        gate = await node.close_gate(1.0)
+        await side.begin(node)
+        assert await node.decisions([side.id().gid]) == {}
+        await gate.reopen()
+        # The row by which they do is nobody's evidence.
+        assert await node.old_evidence("z", 9) == []
 
     side.run(story())
 

@@ -22,8 +22,8 @@ class Identity(NamedTuple):
     schema_version: int
 
 
-def check_identity(found: Identity | None, name: str, domain: str) -> None:
-    """Raise ConfigError unless the database is installed, current, and is the node that it is configured as."""
+def check_identity(found: Identity | None, name: str, domain: str) -> Identity:
+    """Raise ConfigError unless the database is installed, current, and is the node that it is configured as; returns the row."""
     if found is None:
         raise ConfigError(f"node {name!r}: nodoubt's tables are missing", hint="run `nodoubt init`")
     check_migratable(found, name, domain)
@@ -31,6 +31,16 @@ def check_identity(found: Identity | None, name: str, domain: str) -> None:
         raise ConfigError(
             f"node {name!r}: its tables have schema {found.schema_version}, this nodoubt needs {SCHEMA_VERSION}",
             hint="run `nodoubt init`: it migrates forward",
+        )
+    return found
+
+
+def check_same(found: Identity | None, database: str) -> None:
+    """Raise ConfigError unless a new session has reached the database of this id: a name may have come to lead elsewhere."""
+    if found is None or found.id != database:
+        raise ConfigError(
+            f"the URL leads to another database than when the node was opened{f': {found.name!r}' if found else ''}",
+            hint="see where it leads now, and open the manager again",
         )
 
 

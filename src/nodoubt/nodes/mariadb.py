@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from nodoubt.errors import ConfigError
 from nodoubt.nodes import mariadb_attached as attached
 from nodoubt.nodes import mariadb_isolation as isolated
+from nodoubt.nodes import mariadb_tables as tables
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
 from nodoubt.nodes.dialect import NodeSettings, Row, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed
@@ -33,7 +34,6 @@ from nodoubt.protocol.ids import XA_FORMAT, BranchId, gid_unix_ms, parse_xa
 from nodoubt.protocol.verdicts import HomeSays
 
 DUPLICATE_KEY = "1062"
-NO_SUCH_TABLE = "1146"
 LOCK_WAIT_TIMEOUT = "1205"
 DEADLOCK = "1213"
 #: What MySQL says where MariaDB says 1205 at once.
@@ -49,26 +49,6 @@ OVER_MAX = 1000
 #: Two installers of one database wait for each other this long.
 INSTALL_WAIT_S = 30
 
-_NAME = "CHARACTER SET ascii COLLATE ascii_bin NOT NULL"
-DDL = (
-    f"""CREATE TABLE IF NOT EXISTS nodoubt_node (
-    one TINYINT NOT NULL DEFAULT 1 PRIMARY KEY CHECK (one = 1),
-    name VARCHAR(31) {_NAME}, domain VARCHAR(31) {_NAME}, id VARCHAR(32) {_NAME}, schema_version INT NOT NULL
-) ENGINE=InnoDB""",
-    f"""CREATE TABLE IF NOT EXISTS nodoubt_decision (
-    gid CHAR(26) {_NAME} PRIMARY KEY,
-    decision VARCHAR(16) {_NAME},
-    participants TEXT {_NAME},
-    complete TINYINT NOT NULL DEFAULT 0,
-    decided_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
-    reason TEXT CHARACTER SET utf8mb4 NOT NULL,
-    probes INT UNSIGNED NOT NULL DEFAULT 0,
-    KEY nodoubt_unfinished (complete, decision, gid)
-) ENGINE=InnoDB""",
-    f"""CREATE TABLE IF NOT EXISTS nodoubt_branch (
-    gid CHAR(26) {_NAME}, branch INT NOT NULL, PRIMARY KEY (gid, branch)
-) ENGINE=InnoDB""",
-)
 #: Not UNIX_TIMESTAMP(NOW(6)): it reads a time of the session's zone, which knows some hours of a year twice.
 _NOW_S = "UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) * 0.000001"
 _COLUMNS = f"gid, decision, participants, complete, {_NOW_S} - UNIX_TIMESTAMP(decided_at), reason, probes"
@@ -89,6 +69,8 @@ class MariaDB:
         #: Where our tables are; a block may ``USE`` another database, so no text of ours relies on the current one.
         self._schema = ""
         self._mark = ""
+        #: The id by which new sessions know the database; "" until the node was opened.
+        self._database = ""
         self._read_committed = self._forced = self._decided = ""
         #: Sessions that have let go of all that was attached to them.
         self._over: set[str] = set()
@@ -96,6 +78,12 @@ class MariaDB:
         self.snapshot_isolation = False
 
     async def learn(self, session: Session) -> None:
+        await self.explore(session)
+        if self._database:
+            await tables.recognise(session, self._schema, self._database)
+
+    async def explore(self, session: Session) -> None:
+        """See, once, what the server is. Raises ConfigError for one that cannot be a node."""
         # Before any user had it: USE would lie.
         if self._version:
             return
@@ -331,18 +319,13 @@ class MariaDB:
 
     async def identity(self, session: Session) -> Identity | None:
         """The identity row; None where our tables were never made. Raises ConfigError."""
-        await self.learn(session)
-        try:
-            rows = await session.query(f"SELECT name, domain, id, schema_version FROM {self._schema}nodoubt_node")
-        except StatementFailed as failure:
-            if failure.code == NO_SUCH_TABLE:
-                return None
-            raise
-        return Identity(*rows[0]) if rows else None
+        await self.explore(session)
+        return await tables.identity(session, self._schema)
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
-        check_identity(await self.identity(session), name, domain)
+        found = check_identity(await self.identity(session), name, domain)
         await may_list(session, is_mariadb=self.is_mariadb)
+        self._database = found.id if await tables.is_signed(session, self._schema, found.id) else ""
 
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return await inspect(self, session, name, domain)
@@ -351,7 +334,7 @@ class MariaDB:
         return [await durable(session)]
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
-        await self.learn(session)
+        await self.explore(session)
         lock = literal(f"nodoubt:install:{self._mark}")
         ((held,),) = await session.query(f"SELECT GET_LOCK({lock}, {INSTALL_WAIT_S})")
         if held != 1:
@@ -360,17 +343,19 @@ class MariaDB:
             found = await self.identity(session)
             if found is not None:
                 check_identity(found, name, domain)
+                await session.command(";".join(tables.SIGNING))
                 return f"already installed, schema {found.schema_version}"
             # DDL commits statement by statement: the identity row comes last and says that all before it is there.
-            for text in DDL:
+            for text in tables.DDL:
                 await session.command(text)
-            await session.command(self._identify(name, domain, literal(random)))
+            await session.command(";".join((self._identify(name, domain, literal(random)), *tables.SIGNING)))
         finally:
             await session.query(f"SELECT RELEASE_LOCK({lock})")
         return f"installed, schema {SCHEMA_VERSION}"
 
     def ddl(self, name: str, domain: str) -> str:
-        return "".join(f"{text};\n" for text in (*DDL, self._identify(name, domain, "LEFT(SHA2(UUID(), 256), 8)")))
+        identify = self._identify(name, domain, "LEFT(SHA2(UUID(), 256), 8)")
+        return "".join(f"{text};\n" for text in (*tables.DDL, identify, *tables.SIGNING))
 
     def _identify(self, name: str, domain: str, random: str) -> str:
         return (

@@ -11,6 +11,7 @@ from nodoubt.nodes.contract import Finding, Isolation
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.findings import identity_finding
+from nodoubt.nodes.mariadb_tables import is_signed
 
 if TYPE_CHECKING:
     from nodoubt.nodes.mariadb import MariaDB
@@ -54,7 +55,7 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
     ((version, logs),) = await session.query("SELECT VERSION(), @@log_bin")
     if (why := too_old(version, logs=bool(int(logs)))) is not None:
         return [Finding(check="version", level="error", text=why, fix="upgrade the server")]
-    await dialect.learn(session)
+    await dialect.explore(session)
     findings = [Finding(check="version", level="ok", text=version), await durable(session)]
     identity = await dialect.identity(session)
     if identity is None:
@@ -65,11 +66,25 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
         *await _prepared(dialect, session, domain),
         *await _engines(session),
         identity_finding(identity, name, domain),
+        *await _signed(session, identity.id),
         await _privileges(session),
         *_isolation(dialect),
         *await _gate(session),
         # Last, so that whoever compares it with his own clock does so at once.
         await _clock(dialect, session),
+    ]
+
+
+async def _signed(session: Session, database: str) -> Sequence[Finding]:
+    if await is_signed(session, "", database):
+        return []
+    return [
+        Finding(
+            check="identity",
+            level="warning",
+            text="an earlier version made its tables: new connections do not notice when its name leads to another database",
+            fix="run `nodoubt init`",
+        )
     ]
 
 

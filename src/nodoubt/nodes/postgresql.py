@@ -14,11 +14,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from nodoubt.errors import ConfigError
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
 from nodoubt.nodes.dialect import Detached, NodeSettings, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed
-from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable
+from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable, check_same
 from nodoubt.nodes.postgresql_inspect import STANDBY, durable, inspect
 from nodoubt.nodes.postgresql_locks import advisory_locks
 from nodoubt.nodes.postgresql_stillness import PREPARE_STILLNESS, stillness
@@ -134,13 +133,9 @@ class PostgreSQL(Detached):
         self._database = ""
 
     async def learn(self, session: Session) -> None:
-        """All versions understand the same texts. But a name may have come to lead elsewhere since the node was opened."""
-        found = await self.identity(session) if self._database else None
-        if self._database and (found is None or found.id != self._database):
-            raise ConfigError(
-                f"the URL leads to another database than when the node was opened{f': {found.name!r}' if found else ''}",
-                hint="see where it leads now, and open the manager again",
-            )
+        """All versions understand the same texts."""
+        if self._database:
+            check_same(await self.identity(session), self._database)
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         limit_ms = _ms(settings.session_limit_s)
@@ -328,9 +323,7 @@ class PostgreSQL(Detached):
         return Identity(*rows[0]) if rows else None
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
-        found = await self.identity(session)
-        check_identity(found, name, domain)
-        self._database = found.id if found else ""
+        self._database = check_identity(await self.identity(session), name, domain).id
 
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return await inspect(self.identity, session, name, domain)

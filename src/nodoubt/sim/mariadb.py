@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from nodoubt.nodes.mariadb_tables import SIGN
 from nodoubt.sim.locks import Txn
 from nodoubt.sim.mariadb_xa import GATE, OK, SNAPSHOT_ISOLATION, MariaDBBranches
 from nodoubt.sim.server import Answer, Backend, Steps, quoted, texts
@@ -55,6 +56,11 @@ class MariaDBServer(MariaDBBranches):
         txn = yield from self.write(b, BRANCH, ("", b.number))
         txn.writes[BRANCH, ("", b.number)] = None
         return "1", ()
+
+    def _signed(self, b: Backend, gid: str) -> Answer:
+        """The row that stands among the evidence from the beginning is kept nowhere."""
+        self.reach(b)
+        return "", [(0,) for _, _, database, _ in self.store.tables["node"].values() if gid == f"{SIGN}{database}"]
 
     def _decide(self, b: Backend, gid: str, participants: str, complete: str) -> Steps:
         self.reach(b)
@@ -338,6 +344,7 @@ class MariaDBServer(MariaDBBranches):
         (r"SELECT gid, decision, .* WHERE complete = 0 .* LIMIT (\d+)", _unfinished),
         (r"SELECT gid, branch FROM \S*nodoubt_branch WHERE gid IN \((.*)\)", _applied),
         (r"SELECT 1 FROM \S*nodoubt_branch WHERE gid='(.*)' AND branch=(\d+) FOR UPDATE NOWAIT", _held),
+        (r"SELECT branch FROM \S*nodoubt_branch WHERE gid = '(.*)'", _signed),
         (r"INSERT IGNORE INTO \S*nodoubt_node SELECT \* FROM \S*nodoubt_node", _write_nothing),
         (r"SELECT gid FROM \S*nodoubt_branch WHERE gid < '(.*)' ORDER BY gid DESC LIMIT (\d+)", _old_evidence),
         (r"SELECT GET_LOCK\('(.*)', 0\), @@log_bin", _set_up),

@@ -1,0 +1,70 @@
+"""MariaDB and MySQL: our tables, and which database they say a session has reached.
+
+The identity row tells, but nobody can read it while the gate is closed, whoever closed it least of all: LOCK TABLES stands in the
+way. So the database's id stands once more in a row of the evidence, under a key that no gid can be and that comes after all gids.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from nodoubt.nodes.dialect import Session
+from nodoubt.nodes.failures import StatementFailed
+from nodoubt.nodes.identity import Identity, check_same
+from nodoubt.nodes.texts import literal
+
+NO_SUCH_TABLE = "1146"
+#: What the key of such a row begins with.
+SIGN = "~"
+_KEY_LENGTH_MAX = 26
+
+_NAME = "CHARACTER SET ascii COLLATE ascii_bin NOT NULL"
+DDL = (
+    f"""CREATE TABLE IF NOT EXISTS nodoubt_node (
+    one TINYINT NOT NULL DEFAULT 1 PRIMARY KEY CHECK (one = 1),
+    name VARCHAR(31) {_NAME}, domain VARCHAR(31) {_NAME}, id VARCHAR(32) {_NAME}, schema_version INT NOT NULL
+) ENGINE=InnoDB""",
+    f"""CREATE TABLE IF NOT EXISTS nodoubt_decision (
+    gid CHAR(26) {_NAME} PRIMARY KEY,
+    decision VARCHAR(16) {_NAME},
+    participants TEXT {_NAME},
+    complete TINYINT NOT NULL DEFAULT 0,
+    decided_at TIMESTAMP(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6),
+    reason TEXT CHARACTER SET utf8mb4 NOT NULL,
+    probes INT UNSIGNED NOT NULL DEFAULT 0,
+    KEY nodoubt_unfinished (complete, decision, gid)
+) ENGINE=InnoDB""",
+    f"""CREATE TABLE IF NOT EXISTS nodoubt_branch (
+    gid CHAR(26) {_NAME}, branch INT NOT NULL, PRIMARY KEY (gid, branch)
+) ENGINE=InnoDB""",
+)
+#: After the identity row was written; a database that was copied has the other's sign.
+SIGNING = (
+    f"DELETE FROM nodoubt_branch WHERE gid >= '{SIGN}'",
+    f"INSERT INTO nodoubt_branch SELECT LEFT(CONCAT('{SIGN}', id), {_KEY_LENGTH_MAX}), 0 FROM nodoubt_node",
+)
+
+
+async def identity(session: Session, schema: str) -> Identity | None:
+    """The identity row; None where our tables were never made."""
+    try:
+        rows = await session.query(f"SELECT name, domain, id, schema_version FROM {schema}nodoubt_node")
+    except StatementFailed as failure:
+        if failure.code == NO_SUCH_TABLE:
+            return None
+        raise
+    return Identity(*rows[0]) if rows else None
+
+
+async def is_signed(session: Session, schema: str, database: str) -> bool:
+    """Whether the id stands in the evidence: where another version made the tables it does not."""
+    key = literal(f"{SIGN}{database}"[:_KEY_LENGTH_MAX])
+    return bool(await session.query(f"SELECT branch FROM {schema}nodoubt_branch WHERE gid = {key}"))
+
+
+async def recognise(session: Session, schema: str, database: str) -> None:
+    """Raise ConfigError unless the session has reached the signed database of this id."""
+    with suppress(StatementFailed):
+        if await is_signed(session, schema, database):
+            return
+    check_same(await identity(session, schema), database)
