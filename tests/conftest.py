@@ -16,6 +16,7 @@ from typing import Literal, cast
 import pytest
 
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server
+from tests import tls
 
 ServerName = Literal["postgresql", "postgresql2", "mariadb", "mariadb_log", "mysql"]
 #: Without the transactions of its own, too, by which the server counts a table's rows anew.
@@ -47,9 +48,18 @@ def postgresql() -> Iterator[PostgreSQLServer]:
 
 
 @pytest.fixture(scope="session")
-def postgresql2() -> Iterator[PostgreSQLServer]:
-    """A second PostgreSQL server, for transactions over two of a kind."""
-    with PostgreSQLServer.start(within=in_memory()) as server:
+def authority() -> Iterator[tls.Authority]:
+    """Who issued the certificates of the servers that encrypt."""
+    with tls.authority() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def postgresql2(authority: tls.Authority) -> Iterator[PostgreSQLServer]:
+    """A second PostgreSQL server, for transactions over two of a kind. It can encrypt."""
+    certificate, key = authority.issue("postgres")
+    encrypting = {"ssl": "on", "ssl_cert_file": str(certificate), "ssl_key_file": str(key)}
+    with PostgreSQLServer.start(encrypting, within=in_memory()) as server:
         yield server
 
 
@@ -61,9 +71,10 @@ def mariadb() -> Iterator[MariaDBServer]:
 
 
 @pytest.fixture(scope="session")
-def mariadb_log() -> Iterator[MariaDBServer]:
-    """Another one, with a binary log. It writes nothing to its disk but what somebody waits for."""
-    with MariaDBServer.start(BINARY_LOG) as server:
+def mariadb_log(authority: tls.Authority) -> Iterator[MariaDBServer]:
+    """Another one, with a binary log, which can encrypt. It writes nothing to its disk but what somebody waits for."""
+    certificate, key = authority.issue("mysql")
+    with MariaDBServer.start(BINARY_LOG | {"ssl_cert": str(certificate), "ssl_key": str(key)}) as server:
         yield server
 
 

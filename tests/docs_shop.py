@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import apsw
 import psycopg
-import pymysql
+
+from tests import plain
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -94,17 +94,13 @@ class Shop:
                 rows = list(file.execute(statement))
             file.close()
             return rows
-        url = urlsplit(self.urls[node])
         if node == "orders":
             with psycopg.connect(self.urls[node], autocommit=True) as connection:
                 for statement in statements:
                     found = connection.execute(statement.encode())
                     rows = found.fetchall() if found.description else []
             return rows
-        raw = pymysql.connect(
-            host=url.hostname or "", port=url.port or 0, user=url.username or "", database=url.path[1:], autocommit=True
-        )
-        with raw, raw.cursor() as cursor:
+        with plain.mariadb(self.urls[node]) as raw, raw.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
                 rows = list(cursor.fetchall())

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import psycopg
-import pymysql
 
 from nodoubt import AsyncTransactionManager, SettleReport
 from nodoubt.engine.worlds import AsyncWorld
@@ -23,6 +22,7 @@ from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.registry import make_node
 from nodoubt.protocol.ids import parse_text, parse_xa
 from nodoubt.testing.processes import await_fact, frozen
+from tests import plain
 from tests.crash.victim import DOMAIN, play, purge_all
 
 #: Rounds of settling before a branch that is still in doubt counts as stuck. Each round waits for servers, not for time.
@@ -50,13 +50,7 @@ def connected(url: str) -> Iterator[Ask]:
 
                 yield ask
         case "mariadb":
-            address: dict[str, Any] = {
-                "host": parts.hostname,
-                "port": parts.port,
-                "user": parts.username,
-                "database": parts.path[1:],
-            }
-            with closing(pymysql.connect(**address, autocommit=True)) as mariadb, mariadb.cursor() as cursor:
+            with closing(plain.mariadb(url)) as mariadb, mariadb.cursor() as cursor:
 
                 def ask(sql: str) -> list[tuple[Any, ...]]:
                     cursor.execute(sql)

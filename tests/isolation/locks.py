@@ -13,6 +13,7 @@ import psycopg
 import pymysql
 
 from nodoubt.engine.engine import Engine
+from tests import plain
 
 #: The lock table, not the processes' own word: a lock that was granted is not in it any more although its owner still sleeps.
 _POSTGRESQL = (
@@ -36,8 +37,7 @@ def watching(urls: Mapping[str, str], engine: Engine) -> Iterator[Count]:
                 postgresql = stack.enter_context(closing(psycopg.connect(parts.geturl(), autocommit=True)))
                 counts.append(partial(_waiting_on_postgresql, postgresql))
             elif parts.scheme == "mariadb":
-                login: dict[str, Any] = {"host": parts.hostname, "port": parts.port, "user": parts.username}
-                mariadb = stack.enter_context(closing(pymysql.connect(**login, autocommit=True)))
+                mariadb = stack.enter_context(closing(plain.mariadb(parts.geturl())))
                 counts.append(partial(_waiting_on_mariadb, mariadb))
         yield lambda: sum(count() for count in counts)
 

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 import apsw
 import psycopg
-import pymysql
 
 from nodoubt.engine.worlds import run_now
 from nodoubt.errors import GuardError
@@ -25,6 +24,7 @@ from nodoubt.nodes.sqlite import database_path
 from nodoubt.testing.conformance import Harness
 from nodoubt.testing.conformance.harness import DOMAIN
 from nodoubt.testing.servers import Server
+from tests import plain
 
 
 class MemoryHarness(Harness):
@@ -249,19 +249,7 @@ class MariaDBHarness(SqlHarness):
     )
 
     def _administer(self, *statements: str) -> None:
-        parts = urlsplit(self.url)
-        with (
-            closing(
-                pymysql.connect(
-                    host=parts.hostname,
-                    port=parts.port or 3306,
-                    user=parts.username,
-                    database=parts.path[1:],
-                    autocommit=True,
-                )
-            ) as administrator,
-            administrator.cursor() as cursor,
-        ):
+        with closing(plain.mariadb(self.url)) as administrator, administrator.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
 

@@ -6,7 +6,6 @@ import asyncio
 import secrets
 from collections.abc import Coroutine, Sequence
 from typing import Any, Literal, TypeVar, cast
-from urllib.parse import urlsplit
 
 import pymysql
 
@@ -17,6 +16,7 @@ from nodoubt.nodes.registry import make_node
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, new_gid
+from tests import plain
 
 T = TypeVar("T")
 DriverName = Literal["aiomysql", "pymysql"]
@@ -27,16 +27,14 @@ class Outsider:
     """A connection that knows nothing of nodoubt: an operator, or another program."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._raw = pymysql.connect(
-            host=parts.hostname or "", port=parts.port or 0, user="root", database=parts.path[1:], autocommit=True
-        )
+        self._raw = plain.mariadb(url, user="root")
 
     def __call__(self, sql: str) -> Sequence[tuple[Any, ...]]:
         """Run one statement and return its rows."""
         with self._raw.cursor() as cursor:
             cursor.execute(sql)
-            return cursor.fetchall()
+            rows: Sequence[tuple[Any, ...]] = cursor.fetchall()
+            return rows
 
     def error(self, sql: str) -> int:
         """The number of the error that a statement gives; 0 if it succeeds."""

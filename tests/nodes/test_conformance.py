@@ -16,6 +16,7 @@ from tests.nodes.harnesses import (
     PymysqlHarness,
     SQLiteHarness,
 )
+from tests.tls import Authority
 
 
 class TestMemory(NodeConformance):
@@ -42,12 +43,20 @@ class TestPsycopg(NodeConformance):
         return PsycopgHarness(database("postgresql"), postgresql)
 
 
-class TestAsyncPsycopg(NodeConformance):
-    """PostgreSQL by psycopg, suspending."""
+class TestAsyncpgEncrypted(NodeConformance):
+    """PostgreSQL by asyncpg, on lines that are encrypted."""
 
     @pytest.fixture
-    def harness(self, database: DatabaseFactory, postgresql: PostgreSQLServer) -> Harness:
-        return AsyncPsycopgHarness(database("postgresql"), postgresql)
+    def harness(self, database: DatabaseFactory, postgresql2: PostgreSQLServer, authority: Authority) -> Harness:
+        return AsyncpgHarness(authority.insist(database("postgresql2")), postgresql2)
+
+
+class TestAsyncPsycopg(NodeConformance):
+    """PostgreSQL by psycopg, suspending, on lines that are encrypted."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, postgresql2: PostgreSQLServer, authority: Authority) -> Harness:
+        return AsyncPsycopgHarness(authority.insist(database("postgresql2")), postgresql2)
 
 
 class TestAiomysql(NodeConformance):
@@ -66,12 +75,20 @@ class TestPymysql(NodeConformance):
         return PymysqlHarness(database("mariadb"), mariadb)
 
 
-class TestMariaDBLog(NodeConformance):
-    """MariaDB with a binary log."""
+class TestAiomysqlEncrypted(NodeConformance):
+    """MariaDB by aiomysql, on lines that are encrypted."""
 
     @pytest.fixture
-    def harness(self, database: DatabaseFactory, mariadb_log: MariaDBServer) -> Harness:
-        return PymysqlHarness(database("mariadb_log"), mariadb_log)
+    def harness(self, database: DatabaseFactory, mariadb_log: MariaDBServer, authority: Authority) -> Harness:
+        return AiomysqlHarness(authority.insist(database("mariadb_log")), mariadb_log)
+
+
+class TestMariaDBLog(NodeConformance):
+    """MariaDB with a binary log, by PyMySQL on lines that are encrypted."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, mariadb_log: MariaDBServer, authority: Authority) -> Harness:
+        return PymysqlHarness(authority.insist(database("mariadb_log")), mariadb_log)
 
 
 class TestSQLiteAsyncio(NodeConformance):

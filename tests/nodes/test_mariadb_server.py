@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import threading
+from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -20,6 +23,7 @@ from nodoubt.testing.processes import free_port, release_port
 from nodoubt.testing.servers import MariaDBServer
 from tests.conftest import DatabaseFactory
 from tests.nodes.mariadb_side import Side
+from tests.tls import Authority
 
 
 @pytest.fixture
@@ -336,3 +340,29 @@ def test_errors_are_understood() -> None:
 
 def test_ddl_names_every_table() -> None:
     assert [text.split()[5] for text in DDL] == ["nodoubt_node", "nodoubt_decision", "nodoubt_branch"]
+
+
+def test_pymysql_encrypts_where_the_server_can_and_reads_no_authorities_for_that(
+    database: DatabaseFactory, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asked, so nothing is verified; PyMySQL by itself would read them all for each connection."""
+    by_itself = ssl.create_default_context
+    read: list[str] = []
+
+    def noting(**asked: Any) -> ssl.SSLContext:
+        read.append(asked["cafile"])
+        return by_itself(**asked)
+
+    monkeypatch.setattr(ssl, "create_default_context", noting)
+
+    async def cipher(side: Side, url: str) -> str:
+        branch = await side.begin(await side.node(url))
+        ((_, name),) = await side.sql(branch.connection, "SHOW STATUS LIKE 'Ssl_cipher'")
+        return str(name)
+
+    with closing(Side("pymysql")) as side:
+        assert side.run(cipher(side, database("mariadb_log")))
+        assert not side.run(cipher(side, database("mariadb")))
+        assert read == []
+        assert side.run(cipher(side, authority.insist(database("mariadb_log"))))
+        assert set(read) == {str(authority.file)}

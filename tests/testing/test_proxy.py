@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
@@ -19,24 +18,17 @@ from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.testing.processes import await_fact
 from nodoubt.testing.proxy import Proxy
 from nodoubt.testing.proxy_faults import Arrives, Fault, Schedule, Statement, Then, recognise
+from tests import plain
 from tests.conftest import DatabaseFactory
 
 ID = BranchId(domain="lab", gid=new_gid(1_700_000_000_000, bytes(10)), branch=1, home="here", session="a1b2c3d4")
 
 
-def plain(url: str) -> Any:
+def driver(url: str) -> Any:
     """A driver's connection, which knows nothing of nodoubt."""
-    parts = urlsplit(url)
-    if parts.scheme == "postgresql":
+    if url.startswith("postgresql:"):
         return psycopg.connect(url, autocommit=True)
-    return pymysql.connect(
-        host=parts.hostname or "",
-        port=parts.port or 0,
-        user=parts.username,
-        database=parts.path[1:],
-        autocommit=True,
-        client_flag=pymysql.constants.CLIENT.MULTI_STATEMENTS,
-    )
+    return plain.mariadb(url, client_flag=pymysql.constants.CLIENT.MULTI_STATEMENTS)
 
 
 def run(connection: Any, sql: str) -> list[Any]:
@@ -49,7 +41,7 @@ def run(connection: Any, sql: str) -> list[Any]:
 
 
 def ask(url: str, sql: str) -> list[Any]:
-    with closing(plain(url)) as connection:
+    with closing(driver(url)) as connection:
         return run(connection, sql)
 
 
@@ -103,7 +95,7 @@ def work(connection: Any, place: Place) -> None:
 
 
 def test_without_faults_nothing_changes(place: Place) -> None:
-    with Proxy(place.url) as proxy, closing(plain(proxy.url)) as connection:
+    with Proxy(place.url) as proxy, closing(driver(proxy.url)) as connection:
         work(connection, place)
         run(connection, place.prepare)
         assert place.prepared == 1
@@ -115,7 +107,7 @@ def test_without_faults_nothing_changes(place: Place) -> None:
 @pytest.mark.parametrize("arrives", Arrives)
 def test_cut(place: Place, arrives: Arrives) -> None:
     schedule = fault(arrives, Then.CUT)
-    with Proxy(place.url, schedule) as proxy, closing(plain(proxy.url)) as connection:
+    with Proxy(place.url, schedule) as proxy, closing(driver(proxy.url)) as connection:
         work(connection, place)
         with pytest.raises((psycopg.OperationalError, pymysql.OperationalError)):
             run(connection, place.prepare)
@@ -171,7 +163,7 @@ def forked(url: str, place: Place) -> int:
     if pid == 0:
         status = 1
         try:
-            connection = plain(url)
+            connection = driver(url)
             work(connection, place)
             run(connection, place.prepare)
             status = 0
@@ -184,10 +176,10 @@ def test_requests_are_counted_over_all_connections(place: Place) -> None:
     schedule = fault(Arrives.NOTHING, Then.CUT, Statement.COMMIT, number=3)
     with Proxy(place.url, schedule) as proxy:
         for _ in range(2):
-            with closing(plain(proxy.url)) as connection:
+            with closing(driver(proxy.url)) as connection:
                 run(connection, "COMMIT")
         with (
-            closing(plain(proxy.url)) as connection,
+            closing(driver(proxy.url)) as connection,
             pytest.raises((psycopg.OperationalError, pymysql.OperationalError)),
         ):
             run(connection, "COMMIT")
@@ -196,7 +188,7 @@ def test_requests_are_counted_over_all_connections(place: Place) -> None:
 
 def test_a_statement_of_postgresql_is_recognised_when_it_runs_not_when_it_is_parsed(database: DatabaseFactory) -> None:
     schedule = fault(Arrives.NOTHING, Then.CUT, Statement.COMMIT, number=3)
-    with Proxy(database("postgresql"), schedule) as proxy, closing(plain(proxy.url)) as connection:
+    with Proxy(database("postgresql"), schedule) as proxy, closing(driver(proxy.url)) as connection:
         connection.execute("COMMIT", prepare=True)
         connection.execute("COMMIT", prepare=True)
         with pytest.raises(psycopg.OperationalError):
@@ -204,12 +196,12 @@ def test_a_statement_of_postgresql_is_recognised_when_it_runs_not_when_it_is_par
 
 
 def test_a_server_that_is_gone_ends_its_connections(database: DatabaseFactory, postgresql: Any) -> None:
-    with Proxy(database("postgresql")) as proxy, closing(plain(proxy.url)) as connection:
+    with Proxy(database("postgresql")) as proxy, closing(driver(proxy.url)) as connection:
         postgresql.kill()
         with pytest.raises(psycopg.OperationalError):
             connection.execute("SELECT 1")
         with pytest.raises(psycopg.OperationalError):
-            plain(proxy.url)
+            driver(proxy.url)
 
 
 def test_a_fault_that_does_not_come_is_named(database: DatabaseFactory) -> None:

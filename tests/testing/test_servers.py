@@ -15,11 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
-import pymysql
 import pytest
 
 from nodoubt.testing import processes
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server, ServerFailed, ServerMissing
+from tests import plain
 from tests.conftest import DatabaseFactory
 
 SERVERS: tuple[type[Server], ...] = (PostgreSQLServer, MariaDBServer)
@@ -40,14 +40,7 @@ def run(url: str, *statements: str) -> Any:
             for statement in statements:
                 last = postgresql.execute(statement.encode())
             return last.fetchall() if last.description else []
-    parts = urlsplit(url)
-    assert parts.hostname is not None
-    assert parts.port is not None
-    with closing(
-        pymysql.connect(
-            host=parts.hostname, port=parts.port, user=parts.username, database=parts.path[1:], autocommit=True
-        )
-    ) as mariadb:
+    with closing(plain.mariadb(url)) as mariadb:
         cursor = mariadb.cursor()
         for statement in statements:
             cursor.execute(statement)

@@ -118,10 +118,13 @@ class AiomysqlSession(Session):
             writer.transport.abort()
 
     async def close(self) -> None:
-        with contextlib.suppress(aiomysql.MySQLError, OSError):
-            async with asyncio.timeout(CLOSE_S_MAX):
-                await self._raw.ensure_closed()
-        self._cut()
+        if (writer := self._raw._writer) is not None:
+            with contextlib.suppress(aiomysql.MySQLError, OSError):
+                async with asyncio.timeout(CLOSE_S_MAX):
+                    await self._raw.ensure_closed()
+                    # The end of an encrypted line takes answers of the server, for which aiomysql does not wait.
+                    await writer.wait_closed()
+            writer.transport.abort()
 
 
 def _understand(error: Exception) -> StatementFailed | ConnectionLost:
