@@ -63,7 +63,7 @@ def test_settings_that_cannot_promise_are_named(run: Run, crippled: PostgreSQLSe
     assert "restart" in slots["fix"]
     durable = {found["text"].split(" ")[0]: found for found in findings(run, "orders", "durable")}
     assert durable["fsync"]["level"] == "error"
-    assert "refused as home" in durable["fsync"]["fix"]
+    assert "for reading only" in durable["fsync"]["fix"]
     assert durable["full_page_writes"]["level"] == "warning"
 
 
@@ -224,6 +224,12 @@ def test_a_wrong_password_and_a_missing_database_are_named(run: Run, monkeypatch
         monkeypatch.setenv("PASSWORD", "right")
         assert finding(run, "orders", "version")["level"] == "ok"
         assert '"postgresx" does not exist' in finding(run, "stock", "reachable")["text"]
+
+
+def test_an_option_that_the_server_does_not_know_is_wrong_configuration(run: Run, shop: Shop) -> None:
+    write_config({"orders": f"{shop.urls['orders']}?nonsense=1"})
+    assert 'unrecognized configuration parameter "nonsense"' in finding(run, "orders", "reachable")["text"]
+    assert run("tx", "list").code == 2
 
 
 def test_a_role_without_privileges_is_named(run: Run, shop: Shop) -> None:

@@ -110,6 +110,12 @@ def test_long_work_tells_its_progress(run: Run, shop: Shop) -> None:
     assert printed.err.splitlines() == ["64 of 65 transactions looked at", "65 of 65 transactions looked at"]
 
 
+def test_a_watch_that_never_rests_is_refused(run: Run) -> None:
+    printed = run("settle", "--watch", "--every", "0")
+    assert printed.code == 2
+    assert "invalid number of seconds value: '0'" in printed.err
+
+
 def watching(shop: Shop, stop: signal.Signals) -> tuple[int, list[str]]:
     """Watch until the first change was told, leave more work, and stop once that was told, too."""
     first, second = shop.gid(), shop.gid()

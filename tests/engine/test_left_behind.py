@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import asyncpg
 import pytest
 
-from nodoubt import Aborted, ConfigError, GuardError, HeuristicOutcome, NodeUnavailable, NodoubtError, Outcome
+from nodoubt import (
+    Aborted,
+    AsyncTransactionManager,
+    ConfigError,
+    GuardError,
+    HeuristicOutcome,
+    NodeUnavailable,
+    NodoubtError,
+    Outcome,
+)
+from nodoubt.engine.config import load
 from nodoubt.engine.instant import Instant
+from nodoubt.engine.worlds import AsyncWorld
 from nodoubt.nodes.memory_packets import BRANCH
+from nodoubt.nodes.registry import make_node
 from nodoubt.protocol import messages as m
 from nodoubt.protocol.ids import new_gid
 from tests.conftest import DatabaseFactory
@@ -240,6 +255,89 @@ async def test_evidence_of_what_was_aborted_is_told_to_whoever_reads_the_log(cap
     await engine.purge()
     assert f"{gid} was aborted, and somebody else committed its branch on 'left'" in caplog.text
     assert f"{gid} 1" in stage.databases["left"].tables[BRANCH]
+
+
+@scenario
+async def test_a_statement_that_still_runs_at_the_end_of_its_block_is_no_commit(async_shop: Shop) -> None:
+    """How it ends nobody would hear of, and home would be committed behind it."""
+    late: list[asyncio.Task[Any]] = []
+
+    async def block(tx: Any) -> None:
+        async with tx:
+            await (await tx.on("stock")).execute("INSERT INTO t VALUES (1)")
+            orders = await tx.on("orders")
+            await orders.execute("INSERT INTO t VALUES (1)")
+            late.append(asyncio.create_task(orders.execute("SELECT pg_sleep(0.5)")))
+            # Begun before this one is answered.
+            await (await tx.on("stock")).execute("SELECT 1")
+
+    async with async_shop.open(settle=False) as tm:
+        with pytest.raises(GuardError, match="a statement is still running on node 'orders'"):
+            await block(tm.transaction(home="orders"))
+        await asyncio.gather(*late, return_exceptions=True)
+    assert async_shop.keys() == {"orders": [], "stock": []}
+
+
+@pytest.mark.parametrize("how", ["executemany", "fetchmany", "a generator that raises"])
+@scenario
+async def test_what_asyncpg_rolls_back_by_itself_is_not_ours(asyncpg_shop: Shop, how: str) -> None:
+    """For arguments that it cannot encode it undoes the transaction that it believes to be its own: ours, then, and what came
+    next was committed by itself."""
+
+    def arguments() -> Iterator[tuple[Any]]:
+        yield (2,)
+        if how.startswith("a generator"):
+            raise ZeroDivisionError
+        yield (3,)
+        yield ("no number",)
+
+    async def block(tx: Any) -> None:
+        async with tx:
+            await (await tx.on("orders")).execute("INSERT INTO t VALUES (1)")
+            stock = await tx.on("stock")
+            many = stock.fetchmany if how == "fetchmany" else stock.executemany
+            with suppress(ZeroDivisionError, asyncpg.DataError):
+                await many("INSERT INTO t VALUES ($1)", arguments())
+            with suppress(asyncpg.InFailedSQLTransactionError):
+                await stock.execute("INSERT INTO t VALUES (9)")
+
+    async with asyncpg_shop.open(settle=False) as tm:
+        with pytest.raises(Aborted, match="a statement had failed on node 'stock'"):
+            await block(tm.transaction(home="orders"))
+    assert asyncpg_shop.keys() == {"orders": [], "stock": []}
+
+
+@scenario
+async def test_a_rule_that_was_broken_dooms_although_the_block_goes_on(async_shop: Shop) -> None:
+    async def block(tx: Any) -> None:
+        async with tx:
+            await (await tx.on("orders")).execute("INSERT INTO t VALUES (1)")
+            await tx.on("stock", read_only=True)
+            with suppress(GuardError):
+                await tx.on("stock")
+
+    async with async_shop.open(settle=False) as tm:
+        with pytest.raises(GuardError, match="'stock' was opened read-only"):
+            await block(tm.transaction())
+    assert async_shop.keys() == {"orders": [], "stock": []}
+
+
+async def test_who_blocks_the_loop_beyond_the_deadline_commits_nothing(database: DatabaseFactory) -> None:
+    """No alarm rings meanwhile: apsw, for one, does not let the loop run."""
+    config = load({"a": database("sqlite")}, domain="late", settle=False)
+    await make_node("a", "late", config.nodes["a"], AsyncWorld(), asynchronous=True).install()
+
+    async def block(tx: Any) -> None:
+        async with tx:
+            (await tx.on("a")).execute("CREATE TABLE late (k)")
+            began = time.monotonic()
+            while time.monotonic() < began + 0.2:
+                pass
+
+    async with AsyncTransactionManager(config) as tm:
+        with pytest.raises(Aborted, match=r"was not over within 0\.1 s"):
+            await block(late := tm.transaction(timeout=0.1))
+        assert late.outcome.state == "aborted"
 
 
 # Forks, and databases that were swapped

@@ -347,6 +347,9 @@ class Actor:
         """What a new session does once the node was opened."""
         await self._dialect.learn(self._recorder())
 
+    async def _serve(self) -> None:
+        await self._recorder().command(self._dialect.serve())
+
     async def _durable(self) -> None:
         found = await self._dialect.durable(self._recorder(is_quiet=True))
         self.said.append(f"= {[(finding.check, finding.level) for finding in found]}")
@@ -384,6 +387,7 @@ class Actor:
         "purge": _purge,
         "identify": _identify,
         "recognise": _recognise,
+        "serve": _serve,
         "durable": _durable,
     }
 

@@ -41,6 +41,17 @@ class YesAfterFailure(Mutant):
             return await super().prepare()
 
 
+class ReleaseAfterFailure(Mutant):
+    """Release forgets that a statement failed."""
+
+    class branch_class(SqlBranch):  # noqa: N801
+        __slots__ = ()
+
+        async def release(self) -> Answer:
+            self._guard.failure = None
+            return await super().release()
+
+
 class UnknownToldAsNo(Mutant):
     """A lost answer is told as a no."""
 
@@ -240,6 +251,7 @@ class CrashLosesPrepared(Mutant):
 MUTANTS: Mapping[type[Mutant], str] = {
     YesWithoutKeeping: "test_yes_survives",
     YesAfterFailure: "test_prepare_after_a_failed_statement_is_no",
+    ReleaseAfterFailure: "test_release_after_a_failed_statement_is_no",
     UnknownToldAsNo: "test_a_vote_without_answer_is_unknown",
     DecisionLostToldAsNo: "test_a_decision_without_answer_is_what_home_says",
     FenceIgnored: "test_a_fence_stops_the_connection",

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import threading
-from contextlib import closing
-from typing import Any
 
 import pytest
 
@@ -23,7 +20,6 @@ from nodoubt.testing.processes import free_port, release_port
 from nodoubt.testing.servers import MariaDBServer
 from tests.conftest import DatabaseFactory
 from tests.nodes.mariadb_side import Side
-from tests.tls import Authority
 
 
 @pytest.fixture
@@ -43,37 +39,6 @@ def test_two_nodes_on_one_server(side: Side, url: str, database: DatabaseFactory
             assert found.id.branch == number
             assert await node.finish(found.id, commit=True) is Ended.DONE
             assert await node.applied([(gid, 0), (gid, 1)]) == {(gid, number)}
-
-    side.run(story())
-
-
-def test_a_name_that_leads_to_another_database_by_now_is_noticed(side: Side, url: str) -> None:
-    async def story() -> None:
-        node, other = await side.node(url), side.outsider(url)
-        other("DELETE FROM nodoubt_branch")
-        await side.begin(node)
-        warned = [finding.fix for finding in await node.inspect() if finding.level == "warning"]
-        assert warned == ["run `nodoubt init`"]
-        other("UPDATE nodoubt_node SET id = 'restored'")
-        await side.make(url).install()
-        with pytest.raises(ConfigError, match="leads to another database than when the node was opened"):
-            await side.begin(node)
-        other("DROP TABLE nodoubt_node, nodoubt_branch")
-        with pytest.raises(ConfigError, match="leads to another database than when the node was opened"):
-            await node.probe([side.id().gid])
-
-    side.run(story())
-
-
-def test_new_sessions_know_the_database_while_its_gate_is_closed(side: Side, url: str) -> None:
-    async def story() -> None:
-        node = await side.node(url, connect_timeout_s=1)
-        gate = await node.close_gate(1.0)
-        await side.begin(node)
-        assert await node.decisions([side.id().gid]) == {}
-        await gate.reopen()
-        # The row by which they do is nobody's evidence.
-        assert await node.old_evidence("z", 9) == []
 
     side.run(story())
 
@@ -340,29 +305,3 @@ def test_errors_are_understood() -> None:
 
 def test_ddl_names_every_table() -> None:
     assert [text.split()[5] for text in DDL] == ["nodoubt_node", "nodoubt_decision", "nodoubt_branch"]
-
-
-def test_pymysql_encrypts_where_the_server_can_and_reads_no_authorities_for_that(
-    database: DatabaseFactory, authority: Authority, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nobody asked, so nothing is verified; PyMySQL by itself would read them all for each connection."""
-    by_itself = ssl.create_default_context
-    read: list[str] = []
-
-    def noting(**asked: Any) -> ssl.SSLContext:
-        read.append(asked["cafile"])
-        return by_itself(**asked)
-
-    monkeypatch.setattr(ssl, "create_default_context", noting)
-
-    async def cipher(side: Side, url: str) -> str:
-        branch = await side.begin(await side.node(url))
-        ((_, name),) = await side.sql(branch.connection, "SHOW STATUS LIKE 'Ssl_cipher'")
-        return str(name)
-
-    with closing(Side("pymysql")) as side:
-        assert side.run(cipher(side, database("mariadb_log")))
-        assert not side.run(cipher(side, database("mariadb")))
-        assert read == []
-        assert side.run(cipher(side, authority.insist(database("mariadb_log"))))
-        assert set(read) == {str(authority.file)}

@@ -224,10 +224,20 @@ async def test_a_database_says_who_it_is(lab: Lab) -> None:
 
 
 @scenario
-async def test_a_server_that_forces_nothing_is_no_home(lab: Lab) -> None:
-    with PostgreSQLServer.start({"fsync": "off", "max_prepared_transactions": "0"}) as server:
+async def test_a_server_that_forces_nothing_is_for_reading(lab: Lab) -> None:
+    with PostgreSQLServer.start({"fsync": "off"}) as server:
         node = await lab.node(url=server.url)
         assert node.home_refusal
+        with pytest.raises(ConfigError, match="'stock' cannot keep what it promises: fsync is off"):
+            await lab.branch(node)
+        await (await lab.branch(node, read_only=True))[1].roll_back(prepared=False)
+        await node.close()
+
+
+@scenario
+async def test_a_server_that_prepares_nothing_says_so(lab: Lab) -> None:
+    with PostgreSQLServer.start({"max_prepared_transactions": "0"}) as server:
+        node = await lab.node(url=server.url)
         _, branch = await lab.branch(node)
         answer = await branch.prepare()
         assert said(answer) == "no"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from nodoubt.nodes.contract import Ended
 from nodoubt.testing.servers import PostgreSQLServer
 from tests.conftest import DatabaseFactory
 from tests.nodes.postgresql_lab import DRIVERS, Lab, said, scenario
@@ -78,3 +79,26 @@ async def test_an_owner_is_ended_in_whatever_zone_its_beginning_is_told(lab: Lab
         await session.close()
     assert outside.execute("SELECT pid FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchall() == []
     branch.hand_over()
+
+
+@scenario
+async def test_a_role_that_is_set_at_login_is_the_blocks_alone(lab: Lab) -> None:
+    """Branches belong to who logged in; recovery is he, too, sees his sessions, and may end them."""
+    admin = lab.outside(await lab.node(url=(url := lab.database("postgresql"))))
+    ((name,),) = admin.execute("SELECT current_database()").fetchall()
+    admin.execute(f"CREATE ROLE owner_{name}; CREATE ROLE login_{name} LOGIN IN ROLE owner_{name}")
+    admin.execute(f"GRANT ALL ON SCHEMA nodoubt, public TO owner_{name}")
+    admin.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA nodoubt, public TO owner_{name}")
+    admin.execute(f"ALTER ROLE login_{name} SET role = owner_{name}")
+    other = await lab.node(url=url.replace("postgres@", f"login_{name}@"))
+    branch_id, branch = await lab.branch(other)
+    assert await lab.rows(branch.connection, "SELECT current_user::text") == [(f"owner_{name}",)]
+    await lab.do(branch.connection, "INSERT INTO t VALUES (1)")
+    assert said(await branch.prepare()) == "yes"
+    assert branch._session is not None
+    assert "None" not in branch._session.handle
+    assert await other.finish(branch_id, commit=True, owner=branch._session.handle) is Ended.DONE
+    branch.hand_over()
+    assert [finding for finding in await other.inspect() if finding.level == "error"] == []
+    await other.close()
+    admin.execute(f"DROP OWNED BY owner_{name}, login_{name}; DROP ROLE owner_{name}, login_{name}")

@@ -44,7 +44,7 @@ def add(subparsers: Any) -> None:
     )
     parser.add_argument("--watch", action="store_true", help="go on until SIGINT or SIGTERM, telling what changes")
     parser.add_argument(
-        "--every", type=_seconds, metavar="SECONDS", help="with --watch: how often (the configured settle_every_s: 10)"
+        "--every", type=_period, metavar="SECONDS", help="with --watch: how often (the configured settle_every_s: 10)"
     )
     parser.set_defaults(run=run)
 
@@ -56,7 +56,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-_seconds.__name__ = "number of seconds"
+def _period(text: str) -> float:
+    if not (seconds := _seconds(text)):
+        raise ValueError(text)
+    return seconds
+
+
+_seconds.__name__ = _period.__name__ = "number of seconds"
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -129,9 +129,9 @@ class Work:
         known = self._read_only.get(name)
         if known is not None:
             if known and not read_only:
-                raise GuardError(f"node {name!r} was opened read-only in this transaction", gid=self.gid)
+                raise self._refuse(f"node {name!r} was opened read-only in this transaction")
             if name not in self.connections:
-                raise GuardError(f"node {name!r} is being opened by another task", gid=self.gid)
+                raise self._refuse(f"node {name!r} is being opened by another task")
             return self.connections[name]
         if self.terms.isolation is Isolation.SNAPSHOT:
             raise self._not_in_snapshot(name)
@@ -218,6 +218,9 @@ class Work:
     async def commit(self) -> Outcome:
         """Leave the block: commit everywhere, or raise what is true instead."""
         doom = self._doom
+        if doom is None and self._engine.world.now() >= self.deadline_s:
+            # Who blocks the loop, as SQLite does, keeps the alarm from ringing.
+            doom = self.timed_out()
         for branch in self._branches:
             doom = doom or branch.misuse
         if opening := self._read_only.keys() - self.connections:
@@ -337,9 +340,13 @@ class Work:
 
     def _not_in_snapshot(self, name: str) -> GuardError:
         self._engine.node(name)
-        return GuardError(
-            f"node {name!r} is not in the snapshot", gid=self.gid, hint="name it when the snapshot is opened"
-        )
+        return self._refuse(f"node {name!r} is not in the snapshot", hint="name it when the snapshot is opened")
+
+    def _refuse(self, message: str, hint: str = "") -> GuardError:
+        """A rule was broken, and the block may swallow the error."""
+        error = GuardError(message, gid=self.gid, hint=hint)
+        self.doom(error)
+        return error
 
     def _check_active(self) -> None:
         if self.expired:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import aiomysql
@@ -32,7 +32,8 @@ class AiomysqlConnection(MySQLConnection):
     async def query(self, sql: str | bytes | bytearray, unbuffered: bool = False) -> Any:
         with self.statement(sql):
             before = self._raw.server_status
-            affected = await self._raw.query(sql, unbuffered)
+            with _whole(self._raw):
+                affected = await self._raw.query(sql, unbuffered)
             self.adopt_unbuffered()
             self.check_inside(sql, before)
         return affected
@@ -40,14 +41,16 @@ class AiomysqlConnection(MySQLConnection):
     async def next_result(self) -> Any:
         self._guard.check_open()
         try:
-            return await self._raw.next_result()
+            with _whole(self._raw):
+                return await self._raw.next_result()
         except BaseException as error:
             self._guard.failed(error)
             raise
 
     async def _read_packet(self, *arguments: Any) -> Any:
         try:
-            return await self._raw._read_packet(*arguments)
+            with _whole(self._raw):
+                return await self._raw._read_packet(*arguments)
         except BaseException as error:
             self._guard.failed(error)
             raise
@@ -56,11 +59,10 @@ class AiomysqlConnection(MySQLConnection):
 class AiomysqlSession(Session):
     """See :class:`nodoubt.nodes.dialect.Session`."""
 
-    __slots__ = ("_loop", "_raw", "handle", "token")
+    __slots__ = ("_raw", "handle", "token")
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
-        self._loop = asyncio.get_running_loop()
         self.token = ""
         self.handle = ""
 
@@ -84,12 +86,12 @@ class AiomysqlSession(Session):
                 rows = raw._result.rows or rows
         except asyncio.CancelledError:
             # Its answer would be taken for that of the next command.
-            self._cut()
+            _cut(raw)
             raise
         except Exception as error:
             failure = _understand(error)
             if isinstance(failure, ConnectionLost):
-                self._cut()
+                _cut(raw)
             raise failure from error
         return rows or ()
 
@@ -102,29 +104,52 @@ class AiomysqlSession(Session):
             self._raw._result.unbuffered_active = False
 
     def abandon(self) -> None:
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here or self._loop.is_closed():
-            self._cut()
-        else:
-            self._loop.call_soon_threadsafe(self._cut)
-
-    def _cut(self) -> None:
-        """Close without a word. The reader stays: whoever waits on it sees the end of the stream."""
-        writer, self._raw._writer = self._raw._writer, None
-        if writer is not None and not self._loop.is_closed():
-            writer.transport.abort()
+        _cut(self._raw)
 
     async def close(self) -> None:
-        if (writer := self._raw._writer) is not None:
-            with contextlib.suppress(aiomysql.MySQLError, OSError):
-                async with asyncio.timeout(CLOSE_S_MAX):
-                    await self._raw.ensure_closed()
-                    # The end of an encrypted line takes answers of the server, for which aiomysql does not wait.
-                    await writer.wait_closed()
+        if (writer := self._raw._writer) is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await self._raw.ensure_closed()
+                # The end of an encrypted line takes answers of the server, for which aiomysql does not wait.
+                await writer.wait_closed()
+        except (aiomysql.MySQLError, OSError):
             writer.transport.abort()
+
+
+@contextlib.contextmanager
+def _whole(raw: Any) -> Iterator[None]:
+    """What the server did not say, another loop's refusal perhaps, may leave an answer unread, which the next text would take."""
+    try:
+        yield
+    except aiomysql.MySQLError:
+        raise
+    except BaseException:
+        _cut(raw)
+        raise
+
+
+def _cut(raw: Any) -> None:
+    """Close without a word. The reader stays: whoever waits on it sees the end of the stream."""
+    writer, raw._writer = raw._writer, None
+    loop: asyncio.AbstractEventLoop = raw._loop
+    if writer is None or loop.is_closed():
+        return
+    try:
+        here = asyncio.get_running_loop() is loop
+    except RuntimeError:
+        here = False
+    if here:
+        writer.transport.abort()
+    else:
+        # A transport of asyncio may be touched by its own thread only.
+        loop.call_soon_threadsafe(_abort, writer)
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    """Until it is called the writer is kept: one that is collected closes its line in whatever thread that happens."""
+    writer.transport.abort()
 
 
 def _understand(error: Exception) -> StatementFailed | ConnectionLost:

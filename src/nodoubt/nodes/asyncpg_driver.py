@@ -18,7 +18,11 @@ from nodoubt.nodes.postgresql_rider import Rider
 _Connection = asyncpg.Connection
 #: All that asyncpg raises for a connection, the last one where the server's goodbye was read and the end behind it was not yet.
 _ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
-_WRONG_LOGIN = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+_WRONG_LOGIN = (
+    *(asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError),
+    # An option of the URL that the server does not know, or does not take.
+    *(asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError, asyncpg.CantChangeRuntimeParamError),
+)
 _MINE = "the connection belongs to nodoubt for as long as it is open"
 _LIMITS = {
     **dict.fromkeys(("close", "terminate", "reset", "reload_schema_state"), _MINE),
@@ -60,7 +64,8 @@ class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
         return tag
 
     async def executemany(self, command: str, args: Any, **options: Any) -> Any:
-        with self._statement(command):
+        # For arguments that it cannot encode asyncpg rolls back what it takes for a transaction of its own.
+        with await self._alone(command):
             return await _Connection.executemany(self, command, args, **options)
 
     async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
@@ -76,7 +81,7 @@ class GuardedConnection(asyncpg.Connection):  # type: ignore[misc]
             return await _Connection.fetchrow(self, query, *args, **options)
 
     async def fetchmany(self, query: str, args: Any, **options: Any) -> Any:
-        with self._statement(query):
+        with await self._alone(query):
             return await _Connection.fetchmany(self, query, args, **options)
 
     async def prepare(self, query: str, **options: Any) -> Any:

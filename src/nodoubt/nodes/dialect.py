@@ -115,7 +115,10 @@ class Dialect(Protocol):
         """Ask a new session what texts depend on, where that is not known yet. Raises ConfigError."""
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
-        """Make a new session fit for branches. Those for recovery and gates stay as they are: no transaction idles there."""
+        """Make a new session fit for branches."""
+
+    def serve(self) -> str:
+        """What a new session for recovery and gates is told, or "": users' settings must not change what it reads and may do."""
 
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         """Open a branch."""

@@ -94,6 +94,9 @@ class Guard(AbstractContextManager["Guard"]):
                 "one connection serves one task at a time",
                 "await each call before the next, or give each task a transaction of its own",
             )
+        if self.failure is not None and self.is_outside():
+            self._busy.release()
+            raise self._over_behind("the statement that failed")
         reading = read(sql, self.rules)
         for text, rule in reading.broken:
             if not (rule.home_may and self.is_home):
@@ -115,10 +118,22 @@ class Guard(AbstractContextManager["Guard"]):
                 self.savepoint(step, name)
         self._busy.release()
         if error is None and self.is_outside():
-            raise self.refuse(
-                "the transaction is over behind this statement",
-                "the block ends the transaction by itself",
-                "what came before it in the block may be committed here: look at the data",
+            raise self._over_behind("this statement")
+
+    def _over_behind(self, what: str) -> GuardError:
+        return self.refuse(
+            f"the transaction is over behind {what}",
+            "the block ends the transaction by itself",
+            "what came before it in the block may be committed here: look at the data",
+        )
+
+    def check_idle(self) -> None:
+        """Note as misuse that a statement is under way: what it does, and how it ends, would be known to nobody."""
+        if self._busy.locked():
+            self.refuse(
+                "a statement is still running",
+                "the block ends when all of its statements have",
+                "await each call, or join the thread that makes it, before the block ends",
             )
 
     def follow(self, sql: str) -> None:

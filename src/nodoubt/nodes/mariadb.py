@@ -42,6 +42,9 @@ XAER_NOTA = "1397"
 #: Deadlock, lock wait time-out, snapshot conflict (1020), rolled-back XA branch (1402, 1613, 1614), interrupted (1317).
 _RETRYABLE = {DEADLOCK, LOCK_WAIT_TIMEOUT, "1020", "1402", "1613", "1614", "1317"}
 
+#: Limits that would stand in for ours, where the server has them.
+_OTHER_LIMITS = ",idle_write_transaction_timeout=0,idle_readonly_transaction_timeout=0"
+
 #: In :attr:`BranchId.session` the database's mark follows the session's token.
 MARK_LENGTH = 16
 #: So many such sessions are remembered.
@@ -71,7 +74,7 @@ class MariaDB:
         self._mark = ""
         #: The id by which new sessions know the database; "" until the node was opened.
         self._database = ""
-        self._read_committed = self._forced = self._decided = ""
+        self._level = self._read_committed = self._forced = self._decided = ""
         #: Sessions that have let go of all that was attached to them.
         self._over: set[str] = set()
         #: Whether a writing branch can be kept from overwriting what its snapshot does not show.
@@ -98,17 +101,26 @@ class MariaDB:
         name = database.lower() if folded else database
         self._mark = hashlib.sha256(name.encode()).hexdigest()[:MARK_LENGTH]
         # At READ COMMITTED probes lock nothing but their keys; logging by statement does not allow it (error 1665).
+        self._level = "REPEATABLE READ" if log_format == "STATEMENT" else "READ COMMITTED"
         self._read_committed = "" if log_format == "STATEMENT" else "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"
         self._forced = isolated.forced(self._schema, self._read_committed)
         self.snapshot_isolation = bool(await session.query(f"SHOW VARIABLES LIKE '{isolated.SNAPSHOT_ISOLATION}'"))
         self._version = version
 
+    def serve(self) -> str:
+        # At READ UNCOMMITTED it would believe what is not committed; the other settings change what rows it gets and writes.
+        return (
+            f"SET SESSION TRANSACTION ISOLATION LEVEL {self._level};"
+            "SET SESSION sql_mode='STRICT_TRANS_TABLES',sql_select_limit=18446744073709551615"
+        )
+
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         session.handle = session.token
         # MySQL has no limit of its own for transactions, so there sessions that idle in the pool end as well.
-        limit = "idle_transaction_timeout" if self.is_mariadb else "wait_timeout"
+        limit, others = ("idle_transaction_timeout", _OTHER_LIMITS) if self.is_mariadb else ("wait_timeout", "")
         ((held, logs),) = await session.query(
-            f"SET SESSION {limit} = {math.ceil(settings.session_limit_s)};SELECT {attached.owning(session.token)}, @@log_bin"
+            f"SET SESSION {limit}={math.ceil(settings.session_limit_s)}{others};"
+            f"SELECT {attached.owning(session.token)}, @@log_bin"
         )
         # A server that was started again, perhaps with a binary log now, has new sessions.
         self._decided = f";{self._forced}" if int(logs) and self.is_mariadb else ""
@@ -128,7 +140,7 @@ class MariaDB:
 
     def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
         known = isolated.tunable(self.snapshot_isolation)
-        return isolated.tune(session, terms, known, read_only=read_only) + self.begin(branch, read_only=read_only)
+        return isolated.tune(session, terms, known) + self.begin(branch, read_only=read_only)
 
     def look(self, terms: Terms) -> str:
         return f"SELECT 1 FROM {self._schema}nodoubt_branch WHERE gid = ''"

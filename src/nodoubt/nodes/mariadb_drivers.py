@@ -72,8 +72,8 @@ def options(settings: NodeSettings) -> dict[str, Any]:
         "charset": given.get("charset", "utf8mb4"),
         "ssl": _ssl(given),
         "connect_timeout": settings.connect_timeout_s,
-        "autocommit": True,
         **settings.options,
+        "autocommit": True,
     }
 
 

@@ -124,14 +124,14 @@ async def durable(session: Session) -> Finding:
             check="durable",
             level="error",
             text=f"innodb_flush_log_at_trx_commit is {flush}: a commit may be lost when the machine stops",
-            fix="set innodb_flush_log_at_trx_commit = 1; until then the node is refused as home",
+            fix="set innodb_flush_log_at_trx_commit = 1; until then the node is for reading only",
         )
     if int(log_bin) and int(sync_binlog) != 1:
         return Finding(
             check="durable",
             level="error",
             text=f"sync_binlog is {sync_binlog} while the binary log is on: a commit may be lost when the machine stops",
-            fix="set sync_binlog = 1; until then the node is refused as home",
+            fix="set sync_binlog = 1; until then the node is for reading only",
         )
     return Finding(check="durable", level="ok", text="every commit is forced to disk")
 

@@ -31,12 +31,13 @@ _MINE = "CONNECTION_ID() MOD 2147483648"
 _LEVELS = {Isolation.SNAPSHOT: "REPEATABLE READ", Isolation.SERIALIZABLE: "SERIALIZABLE"}
 
 
-def tune(session: Session, terms: Terms, known: Collection[str], *, read_only: bool) -> str:
+def tune(session: Session, terms: Terms, known: Collection[str]) -> str:
     """What goes before a branch's beginning. ``known`` are those of the settings that the server has."""
     wanted = {}
     if terms.isolation is not Isolation.ATOMIC and terms.lock_wait_s > 0:
         wanted = dict.fromkeys(_LIMITS, str(math.ceil(terms.lock_wait_s)))
-    if terms.isolation is Isolation.SNAPSHOT and not read_only:
+    if terms.isolation is Isolation.SNAPSHOT and SNAPSHOT_ISOLATION in known:
+        # Readers, too: a read that locks would show later commits.
         wanted[SNAPSHOT_ISOLATION] = "ON"
     tuning = ",".join(f"{name}={value}" for name, value in wanted.items())
     level = f"SET TRANSACTION ISOLATION LEVEL {_LEVELS[terms.isolation]};" if terms.isolation in _LEVELS else ""

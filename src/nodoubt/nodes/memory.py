@@ -187,6 +187,9 @@ class MemoryDialect(Detached):
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         """A session in memory needs nothing."""
 
+    def serve(self) -> str:
+        return ""
+
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         return f"begin {'read-only' if read_only else 'writing'}"
 

@@ -137,19 +137,23 @@ class PostgreSQL(Detached):
         if self._database:
             check_same(await self.identity(session), self._database)
 
+    def serve(self) -> str:
+        # A role that is set at login is for the blocks alone: branches belong to who logged in, who may finish them.
+        return "SET ROLE NONE"
+
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
-        limit_ms = _ms(settings.session_limit_s)
+        await session.command("SET ROLE NONE")
+        ((pid, started),) = await session.query(
+            f"SELECT pid, {_STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        )
+        session.handle = f"{pid} {started}"
         await session.command(
-            f"SET idle_in_transaction_session_timeout = {limit_ms};"
+            f"RESET ROLE;SET idle_in_transaction_session_timeout = {_ms(settings.session_limit_s)};"
             "PREPARE nodoubt_evidence(text, integer) AS INSERT INTO nodoubt.branch VALUES ($1, $2);"
             "PREPARE nodoubt_decide(text, text, boolean) AS"
             " INSERT INTO nodoubt.decision (gid, decision, participants, complete) VALUES ($1, 'committed', $2, $3);"
             f"{PREPARE_STILLNESS}"
         )
-        ((pid, started),) = await session.query(
-            f"SELECT pid, {_STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-        )
-        session.handle = f"{pid} {started}"
 
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         return "BEGIN READ ONLY" if read_only else "BEGIN"

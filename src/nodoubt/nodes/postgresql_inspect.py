@@ -69,6 +69,8 @@ async def inspect(
     identity: Callable[[Session], Awaitable[Identity | None]], session: Session, name: str, domain: str
 ) -> Sequence[Finding]:
     """All findings of one node, also those that are fine. Raises ConnectionLost and StatementFailed."""
+    # As recovery does.
+    await session.command("SET ROLE NONE")
     server = await _server(session)
     prepared = await session.query(_PREPARED)
     findings = [*_version(server), *_slots(server), *_durable(server)]
@@ -137,7 +139,7 @@ def _durable(server: _Server) -> Iterator[Finding]:
             check="durable",
             level="error",
             text="fsync is off: a commit may be lost when the machine stops",
-            fix="set fsync = on in postgresql.conf and reload; until then the node is refused as home",
+            fix="set fsync = on in postgresql.conf and reload; until then the node is for reading only",
         )
     if server.full_page_writes != "on":
         fine = False

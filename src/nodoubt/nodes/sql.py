@@ -11,7 +11,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from nodoubt.errors import NodeUnavailable, NodoubtError
+from nodoubt.errors import ConfigError, NodeUnavailable, NodoubtError
 from nodoubt.nodes import sql_attached as attached
 from nodoubt.nodes.contract import ATOMIC, GATE_S_MAX, DecisionRow, Ended, Finding, Isolation, Listing, Terms
 from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings, Row, Session
@@ -49,14 +49,20 @@ class SqlNode:
         self._world = world
         self._settings = settings
         self.pool = self._pool(self._branch_session, settings.pool_size)
-        self._service = self._pool(self.connect, settings.settle_connections)
+        self._service = self._pool(self._service_session, settings.settle_connections)
         #: Who holds gates of other nodes waits no longer than these stay closed without him.
-        self._gates = self._pool(self.connect, GATES_MAX, GATE_S_MAX)
+        self._gates = self._pool(self._service_session, GATES_MAX, GATE_S_MAX)
         self._findings: Sequence[Finding] = ()
 
     def _pool(self, connect: Callable[[], Any], size: int, acquire_s_max: float = math.inf) -> Pool[Session]:
         acquire_timeout_s = min(self._settings.acquire_timeout_s, acquire_s_max)
         return Pool(self.name, self._world, connect, size=size, acquire_timeout_s=acquire_timeout_s)
+
+    async def _service_session(self) -> Session:
+        session = await self.connect()
+        if text := self.dialect.serve():
+            await self._ready(session, session.command(text))
+        return session
 
     async def connect(self) -> Session:
         """A new session, which belongs to no pool. Raises NodeUnavailable and ConfigError."""
@@ -70,7 +76,7 @@ class SqlNode:
         await self._ready(session, self.dialect.set_up(session, self._settings))
         return session
 
-    async def _ready(self, session: Session, step: Awaitable[None]) -> None:
+    async def _ready(self, session: Session, step: Awaitable[object]) -> None:
         alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
         try:
             await step
@@ -99,7 +105,7 @@ class SqlNode:
             await session.close()
         self.home_refusal = "; ".join(finding.text for finding in self._findings if finding.level == "error")
         if self.home_refusal:
-            logger.warning("node %r cannot be home: %s", self.name, self.home_refusal)
+            logger.warning("node %r is for reading only: %s", self.name, self.home_refusal)
 
     async def close(self) -> None:
         await self.pool.close()
@@ -107,6 +113,11 @@ class SqlNode:
         await self._gates.close()
 
     async def begin(self, branch: BranchId, *, read_only: bool, is_home: bool, terms: Terms = ATOMIC) -> SqlBranch:
+        if self.home_refusal and not read_only:
+            raise ConfigError(
+                f"node {self.name!r} cannot keep what it promises: {self.home_refusal}",
+                hint="mend that and open the manager again, or read there with read_only=True; `nodoubt doctor` says more",
+            )
         while True:
             session, is_new = self.pool.at_hand() or await self.pool.take()
             if not self.capabilities.detached:

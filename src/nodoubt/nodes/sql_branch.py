@@ -41,6 +41,7 @@ class SqlBranch:
 
     @property
     def misuse(self) -> NodoubtError | None:
+        self._guard.check_idle()
         return self._guard.misuse
 
     def is_retryable(self, error: BaseException) -> bool:
@@ -116,17 +117,22 @@ class SqlBranch:
         return YES
 
     async def release(self) -> Answer:
-        session = self._session
+        session, dialect = self._session, self._node.dialect
         if session is None:
             return self._gone()
+        if self._guard.failure is not None or session.is_outside():
+            # What failed let go of the locks that it held.
+            return await self._refuse(session)
         try:
-            await session.command(self._node.dialect.release(self._terms))
+            tag = await session.command(dialect.release(self._terms))
         except StatementFailed as failure:
             await self._undo(session)
             return self._no(failure)
         except ConnectionLost as lost:
             self._leave(clean=False)
             return Answer(said=Said.NO, reason=f"node {self._node.name!r} was lost: {lost}", retryable=True, error=lost)
+        if dialect.decided_tag and tag != dialect.decided_tag:
+            return await self._refuse(session)
         self._leave(clean=True)
         return YES
 

@@ -64,6 +64,7 @@ class SQLiteBranch:
 
     @property
     def misuse(self) -> NodoubtError | None:
+        self._guard.check_idle()
         return self._guard.misuse
 
     def is_retryable(self, error: BaseException) -> bool:
@@ -91,6 +92,9 @@ class SQLiteBranch:
         if self._session.abandoned:
             reason = f"the session on node {self._node.name!r} was cut off"
             return Answer(said=Said.NO, reason=reason, retryable=True)
+        # Some failures end the transaction, and with it the lock by which a serializable one keeps what it read.
+        if self._guard.failure is not None:
+            return self._no(f"a statement had failed: {shorten(str(self._guard.failure))}", self._guard.failure)
         return YES
 
     async def decide(self, participants: Mapping[int, str]) -> Answer:

@@ -22,7 +22,11 @@ DECISION, BRANCH = "decision", "branch"
 TABLE_WAIT_S = 86400.0
 TABLES = "lock_wait_timeout"
 #: Settings that have another name here.
-_NAMES = {"innodb_lock_wait_timeout": "lock_wait_s", "wait_timeout": "idle_limit_s"}
+_NAMES = {
+    "innodb_lock_wait_timeout": "lock_wait_s",
+    "wait_timeout": "idle_limit_s",
+    "idle_transaction_timeout": "idle_limit_s",
+}
 #: A killed session is gone after this long.
 KILL_S = 0.01
 
@@ -254,10 +258,6 @@ class MariaDBServer(MariaDBBranches):
         yield float(seconds)
         return "", [(0,)]
 
-    def _limit(self, b: Backend, seconds: str) -> Answer:
-        b.settings["idle_limit_s"] = float(seconds)
-        return OK
-
     def _lock_wait(self, b: Backend, seconds: str) -> Answer:
         b.settings["lock_wait_s"] = float(seconds)
         return OK
@@ -361,9 +361,9 @@ class MariaDBServer(MariaDBBranches):
         (r"SELECT @@innodb_flush_log_at_trx_commit, .*", lambda *_: ("", [(1, 0, 0)])),
         (r"SHOW VARIABLES LIKE 'innodb_snapshot_isolation'", lambda *_: ("", [(SNAPSHOT_ISOLATION, "OFF")])),
         (r"SELECT name, domain, id, schema_version FROM \S*nodoubt_node", _identity),
-        (r"SET SESSION idle_transaction_timeout = (\d+)", _limit),
         (r"SET SESSION innodb_lock_wait_timeout = (\d+)", _lock_wait),
         (r"SET SESSION TRANSACTION READ (ONLY|WRITE)", _read_only),
+        (r"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", _nothing),
         (r"SET TRANSACTION ISOLATION LEVEL (READ COMMITTED|REPEATABLE READ|SERIALIZABLE)", _next_level),
         (r"SET (@nodoubt_\w+=@@.*)", _keep),
         (r"SET SESSION (\w+=.*)", _set),

@@ -156,6 +156,13 @@ class VoteClauses:
         equal(await h.read(node), "value", "the committed row")
 
     @clause
+    async def test_release_after_a_failed_statement_is_no(self, h: Harness, node: Node) -> None:
+        """A reader in which a statement failed, whose locks may be gone, is no part of a transaction that commits."""
+        branch = await h.begin(node, read_only=True)
+        await raises(Exception, h.fail(branch.connection), "a statement that fails")
+        expect(await branch.release(), Said.NO)
+
+    @clause
     async def test_release_ends_a_reader(self, h: Harness, node: Node) -> None:
         """A read-only branch says yes once, and leaves neither prepared work nor evidence nor a decision."""
         branch_id = h.id()
