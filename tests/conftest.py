@@ -18,7 +18,7 @@ import pytest
 from nodoubt.testing.servers import MariaDBServer, PostgreSQLServer, Server
 from tests import tls
 
-ServerName = Literal["postgresql", "postgresql2", "mariadb", "mariadb_log", "mysql"]
+ServerName = Literal["postgresql", "postgresql2", "postgresql_tls", "mariadb", "mariadb_log", "mysql"]
 #: Without the transactions of its own, too, by which the server counts a table's rows anew.
 BINARY_LOG = {
     "log_bin": "log",
@@ -55,8 +55,15 @@ def authority() -> Iterator[tls.Authority]:
 
 
 @pytest.fixture(scope="session")
-def postgresql2(authority: tls.Authority) -> Iterator[PostgreSQLServer]:
-    """A second PostgreSQL server, for transactions over two of a kind. It can encrypt."""
+def postgresql2() -> Iterator[PostgreSQLServer]:
+    """A second PostgreSQL server, for transactions over two of a kind."""
+    with PostgreSQLServer.start(within=in_memory()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgresql_tls(authority: tls.Authority) -> Iterator[PostgreSQLServer]:
+    """Another one, which can encrypt, as not all builds can."""
     certificate, key = authority.issue("postgres")
     encrypting = {"ssl": "on", "ssl_cert_file": str(certificate), "ssl_key_file": str(key)}
     with PostgreSQLServer.start(encrypting, within=in_memory()) as server:

@@ -47,16 +47,24 @@ class TestAsyncpgEncrypted(NodeConformance):
     """PostgreSQL by asyncpg, on lines that are encrypted."""
 
     @pytest.fixture
-    def harness(self, database: DatabaseFactory, postgresql2: PostgreSQLServer, authority: Authority) -> Harness:
-        return AsyncpgHarness(authority.insist(database("postgresql2")), postgresql2)
+    def harness(self, database: DatabaseFactory, postgresql_tls: PostgreSQLServer, authority: Authority) -> Harness:
+        return AsyncpgHarness(authority.insist(database("postgresql_tls")), postgresql_tls)
 
 
 class TestAsyncPsycopg(NodeConformance):
+    """PostgreSQL by psycopg, suspending."""
+
+    @pytest.fixture
+    def harness(self, database: DatabaseFactory, postgresql: PostgreSQLServer) -> Harness:
+        return AsyncPsycopgHarness(database("postgresql"), postgresql)
+
+
+class TestAsyncPsycopgEncrypted(NodeConformance):
     """PostgreSQL by psycopg, suspending, on lines that are encrypted."""
 
     @pytest.fixture
-    def harness(self, database: DatabaseFactory, postgresql2: PostgreSQLServer, authority: Authority) -> Harness:
-        return AsyncPsycopgHarness(authority.insist(database("postgresql2")), postgresql2)
+    def harness(self, database: DatabaseFactory, postgresql_tls: PostgreSQLServer, authority: Authority) -> Harness:
+        return AsyncPsycopgHarness(authority.insist(database("postgresql_tls")), postgresql_tls)
 
 
 class TestAiomysql(NodeConformance):
