@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import multiprocessing
 from typing import Any
 
@@ -46,20 +45,6 @@ async def test_a_manager_is_of_the_process_that_opened_it(sync_shop: Shop) -> No
         child.join()
         assert child.exitcode == 0
         assert "opened in another process" in said.get()
-
-
-@scenario
-async def test_a_manager_is_of_the_loop_that_opened_it(shop: Shop) -> None:
-    async def begin() -> str:
-        with pytest.raises(GuardError) as caught:
-            tm.transaction()
-        return caught.value.message
-
-    async with shop.open() as tm:
-        assert "opened in another event loop" in await asyncio.to_thread(asyncio.run, begin())
-        async with Tx(tm.transaction()) as tx:
-            await both(tx)
-    assert shop.keys() == {"orders": [1], "stock": [1]}
 
 
 @scenario

@@ -18,7 +18,7 @@ from nodoubt.engine.settle import Doubt, SettleReport
 from nodoubt.engine.shell import ManagerShell, TransactionShell
 from nodoubt.engine.work import Work
 from nodoubt.engine.worlds import AsyncWorld
-from nodoubt.errors import Aborted, GuardError, Outcome
+from nodoubt.errors import Aborted, Outcome
 
 logger = logging.getLogger("nodoubt")
 T = TypeVar("T")
@@ -155,21 +155,9 @@ class AsyncTransactionManager(ManagerShell):
         self._background: asyncio.Task[None] | None = None
         self._nudged = asyncio.Event()
         self._closing = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    @property
-    def engine(self) -> Engine:
-        """The engine behind the manager, for tools. Raises GuardError in another event loop than the manager's."""
-        if asyncio._get_running_loop() not in (None, self._loop) and self._engine is not None:
-            raise GuardError(
-                "the manager was opened in another event loop, and its connections are that one's",
-                hint="open a manager in each loop: in each test, or in each thread that runs one",
-            )
-        return super().engine
 
     async def __aenter__(self) -> AsyncTransactionManager:
         self._closing = False
-        self._loop = asyncio.get_running_loop()
         self._engine = self._make_engine(AsyncWorld())
         self._engine.nudge = self._nudged.set
         await self._engine.open()
