@@ -96,9 +96,11 @@ def test_a_serializable_reader_holds_the_lock_and_writes_nothing(lab: Lab, node:
     assert reader.connection.execute(AMOUNT).fetchall() == [(100,)]
     with lab.raw() as stranger, pytest.raises(apsw.BusyError):
         stranger.execute("BEGIN IMMEDIATE")
+    assert lab.run(reader.release()).said is Said.YES
+    reader = lab.run(node.begin(lab.id(), read_only=True, is_home=False, terms=SERIALIZABLE))
     with pytest.raises(apsw.ReadOnlyError):
         reader.connection.execute(TAKE)
-    assert lab.run(reader.release()).said is Said.YES
+    assert lab.run(reader.release()).said is Said.NO
     assert lab.amount() == 100
 
 

@@ -224,11 +224,8 @@ class Work:
         for branch in self._branches:
             doom = doom or branch.misuse
         if opening := self._read_only.keys() - self.connections:
-            doom = doom or GuardError(
-                f"node {min(opening)!r} is being opened by another task",
-                gid=self.gid,
-                hint="await tx.on() in the block",
-            )
+            why = f"node {min(opening)!r} is being opened by another task"
+            doom = doom or self._refuse(why, hint="await tx.on() in the block")
         if doom is not None:
             await self.roll_back(doom.message)
             doom.outcome = self.outcome
@@ -343,10 +340,15 @@ class Work:
         return self._refuse(f"node {name!r} is not in the snapshot", hint="name it when the snapshot is opened")
 
     def _refuse(self, message: str, hint: str = "") -> GuardError:
-        """A rule was broken, and the block may swallow the error."""
+        """A rule was broken, and the block may swallow the error. What a view has read is read all the same."""
         error = GuardError(message, gid=self.gid, hint=hint)
-        self.doom(error)
+        if not self._is_view:
+            self.doom(error)
         return error
+
+    @property
+    def _is_view(self) -> bool:
+        return self.terms.isolation is Isolation.SNAPSHOT and not self._request.writes
 
     def _check_active(self) -> None:
         if self.expired:
@@ -358,14 +360,12 @@ class Work:
         return GuardError("the transaction is over", gid=self.gid, outcome=self.outcome)
 
     def timed_out(self) -> Aborted:
-        is_view = self.terms.isolation is Isolation.SNAPSHOT and not self._request.writes
-        larger = "max_age to snapshot()" if is_view else "timeout to transaction()"
         return Aborted(
             f"the transaction was not over within {self._timeout_s:g} s",
             gid=self.gid,
             outcome=self.outcome,
             retryable=True,
-            hint=f"pass a larger {larger}, or do less in the block",
+            hint=f"pass a larger {'max_age to snapshot()' if self._is_view else 'timeout to transaction()'}, or do less in the block",
         )
 
     def expire(self) -> None:
