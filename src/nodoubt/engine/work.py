@@ -365,7 +365,7 @@ class Work:
             gid=self.gid,
             outcome=self.outcome,
             retryable=True,
-            hint=f"pass a larger {'max_age to snapshot()' if self._is_view else 'timeout to transaction()'}, or do less in the block",
+            hint=f"pass a larger {'max_age to snapshot()' if self._is_view else 'timeout to transaction()'}, or do less",
         )
 
     def expire(self) -> None:
