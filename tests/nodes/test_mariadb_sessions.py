@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from contextlib import closing
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from nodoubt.errors import ConfigError, NodeUnavailable
+from nodoubt.nodes.contract import Ended, Said
 from nodoubt.protocol.verdicts import HomeSays
 from tests.conftest import DatabaseFactory
 from tests.nodes.mariadb_side import Side
@@ -85,6 +87,27 @@ def test_limits_of_the_server_do_not_stand_in_for_ours(side: Side, url: str) -> 
         assert [tuple(row) for row in await side.sql(branch.connection, asked)] == [(7, 0, 0)]
 
     side.run(story())
+
+
+def test_a_line_that_another_loop_used_serves_nobody_else(url: str) -> None:
+    """Its answer comes when nobody reads it, and would be the next transaction's."""
+
+    async def astray(side: Side, connection: Any) -> None:
+        await side.sql(connection, "SELECT 777, SLEEP(0.2)")
+
+    async def story(side: Side) -> None:
+        node = await side.node(url)
+        branch = await side.begin(node)
+        with pytest.raises(RuntimeError, match="attached to a different loop"):
+            await asyncio.to_thread(asyncio.run, astray(side, branch.connection))
+        assert (await branch.prepare()).said in (Said.NO, Said.UNKNOWN)
+        following = await side.begin(node)
+        assert [tuple(row) for row in await side.sql(following.connection, "SELECT 5")] == [(5,)]
+        assert (await following.prepare()).said is Said.YES
+        assert await following.commit() is Ended.DONE
+
+    with closing(Side("aiomysql")) as side:
+        side.run(story(side))
 
 
 def test_pymysql_encrypts_where_the_server_can_and_reads_no_authorities_for_that(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import aiomysql
@@ -12,7 +12,7 @@ import aiomysql
 from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard
-from nodoubt.nodes.mariadb_drivers import MULTI_STATEMENTS, MySQLConnection, options, refuse_login, understand
+from nodoubt.nodes.mariadb_drivers import MULTI_STATEMENTS, MySQLConnection, options, refuse_login, understand, whole
 
 #: How long a polite goodbye may take.
 CLOSE_S_MAX = 2.0
@@ -77,17 +77,14 @@ class AiomysqlSession(Session):
         """Send a text and read all of its answers, as only the last says that all before it succeeded; the last rows."""
         raw = self._raw
         try:
-            if raw._result is not None and raw._result.unbuffered_active:
-                await raw._result._finish_unbuffered_query()
-            await raw.query(sql)
-            rows = raw._result.rows
-            while raw._result.has_next:
-                await raw.next_result()
-                rows = raw._result.rows or rows
-        except asyncio.CancelledError:
-            # Its answer would be taken for that of the next command.
-            _cut(raw)
-            raise
+            with _whole(raw):
+                if raw._result is not None and raw._result.unbuffered_active:
+                    await raw._result._finish_unbuffered_query()
+                await raw.query(sql)
+                rows = raw._result.rows
+                while raw._result.has_next:
+                    await raw.next_result()
+                    rows = raw._result.rows or rows
         except Exception as error:
             failure = _understand(error)
             if isinstance(failure, ConnectionLost):
@@ -118,18 +115,6 @@ class AiomysqlSession(Session):
             writer.transport.abort()
 
 
-@contextlib.contextmanager
-def _whole(raw: Any) -> Iterator[None]:
-    """What the server did not say, another loop's refusal perhaps, may leave an answer unread, which the next text would take."""
-    try:
-        yield
-    except aiomysql.MySQLError:
-        raise
-    except BaseException:
-        _cut(raw)
-        raise
-
-
 def _cut(raw: Any) -> None:
     """Close without a word. The reader stays: whoever waits on it sees the end of the stream."""
     writer, raw._writer = raw._writer, None
@@ -150,6 +135,9 @@ def _cut(raw: Any) -> None:
 def _abort(writer: asyncio.StreamWriter) -> None:
     """Until it is called the writer is kept: one that is collected closes its line in whatever thread that happens."""
     writer.transport.abort()
+
+
+_whole = partial(whole, cut=_cut, answers=aiomysql.MySQLError)
 
 
 def _understand(error: Exception) -> StatementFailed | ConnectionLost:

@@ -183,7 +183,8 @@ class Branch(Protocol):
 
     @property
     def misuse(self) -> NodoubtError | None:
-        """The guard rail that the user broke on this connection, if any: the transaction must abort."""
+        """The guard rail that the user broke on this connection, if any, a statement that still runs included: the transaction
+        must abort."""
 
     def is_retryable(self, error: BaseException) -> bool:
         """Whether this is the error of a statement of this branch that says that the same work may succeed another time."""
@@ -277,7 +278,7 @@ class Node(Protocol):
     name: str
     kind: str
     capabilities: Capabilities
-    #: Why no new transaction may have its home here although the adapter could; "" where it may. Known once opened.
+    #: Why no branch of a new transaction may write here, home's or another's; "" where it may. Known once opened.
     home_refusal: str
 
     async def open(self) -> None:

@@ -127,14 +127,16 @@ class Guard(AbstractContextManager["Guard"]):
             "what came before it in the block may be committed here: look at the data",
         )
 
-    def check_idle(self) -> None:
-        """Note as misuse that a statement is under way: what it does, and how it ends, would be known to nobody."""
-        if self._busy.locked():
-            self.refuse(
-                "a statement is still running",
-                "the block ends when all of its statements have",
-                "await each call, or join the thread that makes it, before the block ends",
-            )
+    @property
+    def objection(self) -> GuardError | None:
+        """What forbids a commit: a rule that was broken, or a statement that still runs, whose end nobody would hear of."""
+        if self.misuse is not None or not self._busy.locked():
+            return self.misuse
+        return GuardError(
+            f"a statement is still running on node {self.node!r}: the block ends when all of its statements have",
+            gid=self.gid,
+            hint="await each call, or join the thread that makes it, before the block ends",
+        )
 
     def follow(self, sql: str) -> None:
         """Take note of the savepoints in a text that the driver itself sent."""

@@ -6,10 +6,11 @@ its connection's ``query``, whatever class it is of, so cursors are given the gu
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -110,6 +111,19 @@ def refuse_login(error: BaseException, *, from_driver: bool) -> NodoubtError:
     if code in _MISCONFIGURED or isinstance(error, ValueError | RuntimeError | TypeError):
         return ConfigError(f"cannot log in: {error}", hint=CHECK_LOGIN)
     return NodeUnavailable(f"cannot connect: {type(error).__name__}: {error}", hint="is the server running?")
+
+
+@contextlib.contextmanager
+def whole(raw: Any, *, cut: Callable[[Any], None], answers: type[Exception]) -> Iterator[None]:
+    """Cut the line unless the server answered: a signal, a cancellation, another loop's refusal or the like may leave an answer
+    unread, which the next text would take for its own."""
+    try:
+        yield
+    except answers:
+        raise
+    except BaseException:
+        cut(raw)
+        raise
 
 
 class MySQLConnection(BranchConnection):

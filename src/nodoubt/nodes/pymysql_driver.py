@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any
 
 import pymysql
@@ -17,7 +17,7 @@ import pymysql
 from nodoubt.nodes.dialect import NodeSettings, Row, Session
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import Guard
-from nodoubt.nodes.mariadb_drivers import MULTI_STATEMENTS, MySQLConnection, options, refuse_login, understand
+from nodoubt.nodes.mariadb_drivers import MULTI_STATEMENTS, MySQLConnection, options, refuse_login, understand, whole
 
 
 class PymysqlConnection(MySQLConnection):
@@ -111,24 +111,15 @@ class PymysqlSession(Session):
             self._raw.close()
 
 
-@contextlib.contextmanager
-def _whole(raw: Any) -> Iterator[None]:
-    """What the driver did not raise, a signal perhaps, may leave an answer unread, which the next text would take for its own."""
-    try:
-        yield
-    except pymysql.err.MySQLError:
-        raise
-    except BaseException:
-        _cut(raw)
-        raise
-
-
 def _cut(raw: Any) -> None:
     # Only shut down: closing while another thread reads would wait for it. Collecting the object closes it.
     with contextlib.suppress(OSError):
         if (sock := raw._sock) is not None:
             # Not the method of ssl.SSLSocket, which takes the encryption away from under the reader.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+_whole = partial(whole, cut=_cut, answers=pymysql.err.MySQLError)
 
 
 def _understand(error: Exception) -> StatementFailed | ConnectionLost:

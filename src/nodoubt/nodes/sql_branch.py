@@ -41,8 +41,7 @@ class SqlBranch:
 
     @property
     def misuse(self) -> NodoubtError | None:
-        self._guard.check_idle()
-        return self._guard.misuse
+        return self._guard.objection
 
     def is_retryable(self, error: BaseException) -> bool:
         if error is not self._guard.failure:

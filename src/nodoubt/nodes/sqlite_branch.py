@@ -64,8 +64,7 @@ class SQLiteBranch:
 
     @property
     def misuse(self) -> NodoubtError | None:
-        self._guard.check_idle()
-        return self._guard.misuse
+        return self._guard.objection
 
     def is_retryable(self, error: BaseException) -> bool:
         """A single writer meets no deadlock and no serialization failure."""
