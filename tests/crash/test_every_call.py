@@ -28,7 +28,7 @@ from nodoubt.sim.mutants import switched_on
 from tests.crash.calls import Fuse, laid
 from tests.crash.harness import ROUNDS_MAX, Victim, check, query
 from tests.crash.points import KINDS
-from tests.crash.victim import DOMAIN, run
+from tests.crash.victim import DOMAIN, purge_all, run
 
 DEEP = bool(os.environ.get("PROVE_DEEP"))
 #: How a transaction ends when nothing fails.
@@ -73,9 +73,9 @@ EXPECTED = (
 
 
 def manager(nodes: Mapping[str, str]) -> AsyncTransactionManager:
-    """A manager with pools of one session, so that a turn that is lost is missed at once; it purges all that is complete."""
+    """A manager with pools of one session, so that a turn that is lost is missed at once."""
     node = {name: NodeSettings(url=url, pool_size=1, acquire_timeout_s=3.0) for name, url in nodes.items()}
-    return AsyncTransactionManager(Config(domain=DOMAIN, nodes=node, settings=Settings(settle=False, retention_s=0.0)))
+    return AsyncTransactionManager(Config(domain=DOMAIN, nodes=node, settings=Settings(settle=False)))
 
 
 async def settle(tm: AsyncTransactionManager) -> None:
@@ -126,7 +126,7 @@ async def failing(nodes: Mapping[str, str], end: str, number: int, mode: str) ->
             fuse.armed = False
             later = await transact(tm, names, next(IDS), "commit", gids.append)
             await settle(tm)
-            await tm.engine.purge()
+            await purge_all(tm)
     ended = check(nodes, names, identifier, gids[0], told)
     assert later == "committed"
     if end != "commit" or not fuse.struck:
@@ -165,7 +165,7 @@ async def finish(nodes: Mapping[str, str]) -> None:
     """Another process comes."""
     async with manager(nodes) as tm:
         await settle(tm)
-        await tm.engine.purge()
+        await purge_all(tm)
 
 
 @pytest.mark.parametrize(("names", "end"), CASES, ids=str)

@@ -296,7 +296,7 @@ MUTANTS = (
     Mutant(
         name="fresh tombstone trusted after purge",
         apply=_case("expired", Action.REPORT),
-        breaks="expired",
+        breaks="branch 1: roll-back",
         scope=Scope(branches=2, settlers=1, sleepers=True),
     ),
     Mutant(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +50,7 @@ class Recorder:
 
     async def begin(self) -> Work:
         await self.stage.install()
-        self.engine = await self.stage.process(watch=self.watch, retention_s=-1.0)
+        self.engine = await self.stage.process(watch=self.watch)
         self.work = await self.stage.write(self.engine)
         self.record()
         return self.work
@@ -148,6 +149,7 @@ async def overtaken(recorder: Recorder) -> None:
 async def purged(recorder: Recorder) -> None:
     await plain(recorder)
     recorder.record()
+    recorder.engine.settings = replace(recorder.engine.settings, retention_s=-1.0)
     recorder.engine.world.unix_ms = lambda: 2**47  # type: ignore[method-assign]
     assert await recorder.engine.purge() > 0
 

@@ -14,6 +14,7 @@ from typing import Unpack
 
 from nodoubt.engine.deadlines import Deadlines
 from nodoubt.engine.instant import Openings
+from nodoubt.engine.moments import Moment
 from nodoubt.engine.outcomes import outcome_of
 from nodoubt.engine.performer import Watch
 from nodoubt.engine.request import PLAIN, Wishes, request
@@ -70,14 +71,14 @@ class Engine:
         self.nudge: Callable[[], None] = lambda: None
         self._deadlines = Deadlines(world, self.live)
         self.openings = Openings(self.nodes, world)
-        self._settler = Settler(self.nodes, world, self.live.__contains__, self.watch)
+        self._settler = Settler(self.nodes, world, self.live.__contains__, self.watch, settings.retention_s)
         self._owed: set[str] = set()
-        #: gid -> home, of transactions whose end home did not tell.
-        self._unknown: dict[str, str] = {}
+        #: gid -> home, of transactions whose end home did not tell, and when it was asked to decide.
+        self._unknown: dict[str, tuple[str, Moment]] = {}
         #: node -> transactions whose callers were told that they are committed, and whose branch there is not finished.
         self.left: dict[str, frozenset[str]] = {}
-        #: Branches in doubt that transactions stumbled over -> their nodes.
-        self._in_the_way: dict[BranchId, str] = {}
+        #: Branches in doubt that transactions stumbled over -> their nodes, and when that was.
+        self._in_the_way: dict[BranchId, tuple[str, Moment]] = {}
         #: home -> gid -> participants, to be marked complete.
         self._finished: dict[str, dict[str, Mapping[int, str]]] = defaultdict(dict)
         self._lock = threading.Lock()
@@ -178,12 +179,12 @@ class Engine:
             with self._lock:
                 self._finished[home][machine.gid] = machine.participants
 
-    def hand_over(self, work: Work) -> None:
+    def hand_over(self, work: Work, decided: Moment | None) -> None:
         """Something of a transaction is left to do: settle it without waiting for the grace period."""
         with self._lock:
             self._owed.add(work.gid)
-            if work.outcome.state == "unknown" and work.home is not None:
-                self._unknown[work.gid] = work.home
+            if work.outcome.state == "unknown" and work.home is not None and decided is not None:
+                self._unknown[work.gid] = work.home, decided
             if work.outcome.state == "committed":
                 for node in work.outcome.pending:
                     self.left[node] = self.left.get(node, frozenset()) | {work.gid}
@@ -202,7 +203,7 @@ class Engine:
         """
         if doubt.domain == self.domain:
             with self._lock:
-                self._in_the_way[doubt] = node
+                self._in_the_way[doubt] = node, Moment.of(self.world)
             self.nudge()
         work, home = self.live.get(gid), self.nodes.get(doubt.home)
         return work is None or not work.has_written or (home is not None and home.capabilities.concurrent)
@@ -212,7 +213,7 @@ class Engine:
         with self._lock:
             found, self._in_the_way = self._in_the_way, {}
         if found:
-            await self.world.together([self._settler.clear(node, branch) for branch, node in found.items()])
+            await self.world.together([self._settler.clear(branch, *where) for branch, where in found.items()])
 
     async def flush(self) -> None:
         """Mark finished decisions complete, in batches. What cannot be marked now is found again by settling."""
@@ -252,14 +253,17 @@ class Engine:
 
     async def _ask_again(self) -> None:
         """Probe for the ends that home did not tell: where nothing is prepared, nothing else would bring a settler there."""
-        too_late = gid_at(self.world.unix_ms() - int(self.settings.retention_s * 1000 / 2))
         with self._lock:
-            # A tombstone for what was committed and purged would be a lie.
-            self._unknown = {gid: home for gid, home in self._unknown.items() if gid > too_late}
-            asked = dict(self._unknown)
-        for home in dict.fromkeys(asked.values()):
+            homes = dict.fromkeys(home for home, _ in self._unknown.values())
+        for home in homes:
+            with self._lock:
+                # A tombstone for what was committed and purged would be a lie.
+                for gid, (_, decided) in list(self._unknown.items()):
+                    if decided.is_late(self.world, self.settings.retention_s):
+                        del self._unknown[gid]
+                asked = [gid for gid, (at, _) in self._unknown.items() if at == home]
             try:
-                says = await self.nodes[home].probe([gid for gid, at in asked.items() if at == home])
+                says = await self.nodes[home].probe(asked) if asked else {}
             except NodoubtError as error:
                 logger.info("not asked again yet: %s", error)
                 continue

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Literal, Protocol
 
+from nodoubt.engine.moments import Moment
 from nodoubt.errors import NodoubtError
 from nodoubt.nodes.contract import Answer, Branch, Ended, Node, Said
 from nodoubt.nodes.world import World
@@ -56,8 +57,8 @@ class Performer:
     """Carries out the orders of one machine, step by step, until it gives no more."""
 
     __slots__ = (
-        *("_decided_ms", "_machine", "_retention_s", "_said", "_watch", "_world"),
-        *("adopted", "answer", "closing", "home", "live", "note"),
+        *("_machine", "_retention_s", "_said", "_watch", "_world"),
+        *("adopted", "answer", "closing", "decided", "home", "live", "note"),
     )
 
     def __init__(
@@ -77,8 +78,8 @@ class Performer:
         self._world = world
         self._watch = watch
         self._retention_s = retention_s
-        #: When the decision was sent, by this machine's clock.
-        self._decided_ms = math.inf
+        #: When the decision was sent.
+        self.decided: Moment | None = None
         #: The branches that were opened here.
         self.live: dict[int, Branch] = {}
         #: What the last probe found.
@@ -128,7 +129,7 @@ class Performer:
         return m.Refused(branch=order.branch, reason=answer.reason)
 
     async def _decide(self, order: m.Decide) -> m.Fact:
-        self._decided_ms = self._world.unix_ms()
+        self.decided = Moment.of(self._world)
         answer = await self.live[order.branch].decide(self._machine.participants)
         if answer.said is Said.YES:
             return m.DecisionDurable()
@@ -195,7 +196,7 @@ class Performer:
     @property
     def _is_late(self) -> bool:
         """Whether a decision of ours may have been carried out by others and purged, as when a laptop slept for hours."""
-        return self._world.unix_ms() - self._decided_ms > self._retention_s * 1000 / 2
+        return self.decided is not None and self.decided.is_late(self._world, self._retention_s)
 
     async def _probe_home(self) -> HomeSays:
         return await probe_one(self.home, self._machine.gid)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from nodoubt.engine.moments import Moment
 from nodoubt.engine.performer import Adopted, Performer, Watch
 from nodoubt.errors import NodeUnavailable, NodoubtError
 from nodoubt.nodes.contract import DecisionRow, Node, PreparedBranch
@@ -86,12 +87,18 @@ class Settler:
     """One round after another over the nodes of a manager."""
 
     def __init__(
-        self, nodes: Mapping[str, Node], world: World, live: Callable[[str], bool], watch: Watch | None
+        self,
+        nodes: Mapping[str, Node],
+        world: World,
+        live: Callable[[str], bool],
+        watch: Watch | None,
+        retention_s: float,
     ) -> None:
         self._nodes = nodes
         self._world = world
         self._live = live
         self._watch = watch
+        self._retention_s = retention_s
         #: Branches, and gids of unfinished decisions -> when a round saw them first.
         self._first_seen: dict[BranchId | str, float] = {}
         self._reported: set[tuple[str, int]] = set()
@@ -117,12 +124,12 @@ class Settler:
         report.seconds = self._world.now() - started
         return report
 
-    async def clear(self, node: str, branch: BranchId) -> None:
-        """Settle one branch whose owner is known to be gone, without looking at anything else."""
+    async def clear(self, branch: BranchId, node: str, seen: Moment) -> None:
+        """Settle one branch that was there then and whose owner is known to be gone, without looking at anything else."""
         if self._live(branch.gid):
             return
         report = SettleReport()
-        case = _Case(gid=branch.gid, home=branch.home)
+        case = _Case(gid=branch.gid, home=branch.home, seen=seen)
         case.prepared[branch.branch] = (node, PreparedBranch(id=branch, age_s=0.0, ownerless=True))
         await self._ask_homes([case], probing=True)
         self._judge(case, Age.RIPE, report)
@@ -147,13 +154,18 @@ class Settler:
     ) -> dict[str, _Case]:
         # The order of reading is the proof: a participant of a decision that was read is prepared or finished by the time
         # that its node is listed; a live transaction that is not listed yet is not touched; and home is asked last.
+        seen = Moment.of(self._world)
         unfinished = await self._unfinished(report)
-        cases = {row.gid: _Case(gid=row.gid, home=home, row=row) for home, rows in unfinished.items() for row in rows}
+        cases = {
+            row.gid: _Case(gid=row.gid, home=home, seen=seen, row=row)
+            for home, rows in unfinished.items()
+            for row in rows
+        }
         listed = await self._listed(report)
         self._see([*cases, *(branch.id for branches in listed.values() for branch in branches)])
         for node, branches in listed.items():
             for branch in branches:
-                case = cases.setdefault(branch.id.gid, _Case(gid=branch.id.gid, home=branch.id.home))
+                case = cases.setdefault(branch.id.gid, _Case(gid=branch.id.gid, home=branch.id.home, seen=seen))
                 case.prepared[branch.id.branch] = (node, branch)
         cases = {gid: case for gid, case in cases.items() if not self._live(gid)}
         ripe = {
@@ -200,19 +212,23 @@ class Settler:
         return await self._each(homes, lambda node: node.unfinished(UNFINISHED_MAX), report)
 
     async def _ask_homes(self, cases: Iterable[_Case], *, probing: bool) -> None:
-        by_home: dict[str, list[_Case]] = defaultdict(list)
+        by_home: dict[tuple[str, bool], list[_Case]] = defaultdict(list)
         for case in cases:
-            by_home[case.home].append(case)
+            # A tombstone for what was decided, carried out and purged since would be a lie. So a decision that was read is read
+            # again, not probed; and who slept asks in the next round.
+            probed = probing and case.row is None
+            if not (probed and case.seen.is_late(self._world, self._retention_s)):
+                by_home[case.home, probed].append(case)
 
-        async def ask(home: str, asked: Sequence[_Case]) -> None:
+        async def ask(home: str, probed: bool, asked: Sequence[_Case]) -> None:
             node = self._nodes.get(home)
             says: Mapping[str, HomeSays] = {}
             fallback = HomeSays.STRANGER
             if node is not None:
                 gids = [case.gid for case in asked]
-                fallback = HomeSays.BROKEN if probing else HomeSays.FRESH
+                fallback = HomeSays.BROKEN if probed else HomeSays.FRESH
                 try:
-                    if probing:
+                    if probed:
                         says = await node.probe(gids)
                     else:
                         says = {gid: row.says for gid, row in (await node.decisions(gids)).items()}
@@ -220,9 +236,12 @@ class Settler:
                     fallback = HomeSays.SILENT
             for case in asked:
                 case.says = says.get(case.gid, fallback)
+                if case.says is HomeSays.FRESH and case.row is not None:
+                    # Purged since, or seen before it was on disk and lost: the next round tells which.
+                    case.says = HomeSays.SILENT
 
-        batches = [(home, asked[i : i + BATCH]) for home, asked in by_home.items() for i in range(0, len(asked), BATCH)]
-        await self._world.together([ask(home, asked) for home, asked in batches])
+        batches = [(*key, asked[i : i + BATCH]) for key, asked in by_home.items() for i in range(0, len(asked), BATCH)]
+        await self._world.together([ask(*batch) for batch in batches])
 
     async def _ask_evidence(self, report: SettleReport, cases: Sequence[_Case]) -> None:
         """For decided transactions: of the participants that are not listed, which left their evidence?"""
@@ -325,6 +344,8 @@ class _Case:
 
     gid: str
     home: str
+    #: Before anything else was asked about it.
+    seen: Moment
     says: HomeSays = HomeSays.SILENT
     row: DecisionRow | None = None
     prepared: dict[int, tuple[str, PreparedBranch]] = field(default_factory=dict)

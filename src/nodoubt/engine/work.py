@@ -257,7 +257,7 @@ class Work:
                 branch.abandon()
                 branch.hand_over()
             self._over()
-            self._engine.hand_over(self)
+            self._engine.hand_over(self, self._performer.decided)
             raise
         finally:
             self._over()
@@ -300,7 +300,7 @@ class Work:
         elif closing is not None:
             for branch in self._branches:
                 branch.hand_over()
-            self._engine.hand_over(self)
+            self._engine.hand_over(self, self._performer.decided)
         if outcome.strays:
             raise HeuristicOutcome(
                 f"decided {outcome.state}, but somebody else finished it differently on {', '.join(outcome.strays)}",

@@ -1,0 +1,107 @@
+"""Settlers that sleep in the middle of a round, while others carry out what they were looking at, and purge it.
+
+Home holds no decision afterwards, as if there had never been one: a tombstone would tell that what was committed is aborted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from nodoubt.engine.engine import Engine
+from nodoubt.engine.moments import Moment
+from nodoubt.nodes.memory_packets import DECISION
+from nodoubt.protocol.ids import parse_text
+from tests.engine.stage import Stage
+
+ONE = '{"1":"left"}'
+
+
+async def installed() -> tuple[Stage, Engine]:
+    stage = Stage()
+    await stage.install()
+    return stage, await stage.process()
+
+
+@pytest.fixture(params=["unix_ms", "now"])
+def clock(request: pytest.FixtureRequest) -> str:
+    """The clock that shows how long it was: the other was set back, or stood still."""
+    name: str = request.param
+    return name
+
+
+def asleep(stage: Stage, engine: Engine, clock: str, gid: str) -> Callable[[], None]:
+    """What happens meanwhile: ``gid`` is carried out and purged, and the retention passes."""
+    passed = engine.settings.retention_s * (1000 if clock == "unix_ms" else 1)
+    before = getattr(stage.world, clock)()
+
+    def sleep() -> None:
+        stage.databases["left"].prepared.clear()
+        stage.databases["home"].tables[DECISION].pop(gid, None)
+        setattr(stage.world, clock, lambda: before + passed)
+
+    return sleep
+
+
+async def test_behind_a_decision_that_was_read() -> None:
+    """However short the sleep was: that the row was there is enough."""
+    stage, engine = await installed()
+    gid = stage.leave("left")
+    stage.decide(gid, ONE)
+
+    def purge() -> None:
+        stage.databases["left"].prepared.clear()
+        del stage.databases["home"].tables[DECISION][gid]
+
+    stage.on_call("left", "list", purge)
+    report = await engine.settle(grace_s=0)
+    assert stage.decision(gid) is None, "a tombstone for what was committed"
+    assert [doubt.case for doubt in report.waiting] == ["home-silent"]
+    assert (await engine.settle(grace_s=0)).waiting == []
+
+
+async def test_behind_a_decision_that_was_seen_and_lost() -> None:
+    """A branch that is still prepared is nobody's by then: the next round aborts it."""
+    stage, engine = await installed()
+    gid = stage.leave("left")
+    stage.decide(gid, ONE)
+    stage.on_call("left", "list", stage.databases["home"].tables[DECISION].clear)
+    assert (await engine.settle(grace_s=0)).settled == 0
+    assert (await engine.settle(grace_s=0)).rolled_back == 1
+    assert stage.decision(gid) == ("aborted", False)
+
+
+async def test_behind_a_branch_that_was_listed(clock: str) -> None:
+    stage, engine = await installed()
+    gid = stage.leave("left")
+    stage.on_call("right", "list", asleep(stage, engine, clock, gid))
+    report = await engine.settle(grace_s=0)
+    assert [doubt.case for doubt in report.waiting] == ["home-silent"]
+    assert stage.decision(gid) is None, "a tombstone for what may have been committed"
+    assert (await engine.settle(grace_s=0)).waiting == []
+
+
+async def test_behind_a_branch_that_stood_in_the_way(clock: str) -> None:
+    stage, engine = await installed()
+    gid = stage.leave("left")
+    (name,) = stage.databases["left"].prepared
+    branch = parse_text(name)
+    assert branch is not None
+    engine.found_in_the_way("left", branch, gid)
+    sleep = asleep(stage, engine, clock, gid)
+    sleep()
+    await engine.clear_the_way()
+    assert stage.decision(gid) is None
+
+
+async def test_behind_an_end_that_home_did_not_tell(clock: str) -> None:
+    """Of two homes the second is asked hours later."""
+    stage, engine = await installed()
+    gid = stage.leave("left")
+    decided = Moment.of(stage.world)
+    engine._unknown = {stage.leave("right", home="right"): ("right", decided), gid: ("home", decided)}
+    stage.on_call("right", "probe", asleep(stage, engine, clock, gid))
+    await engine._ask_again()
+    assert stage.decision(gid) is None
+    assert not engine.unknown
