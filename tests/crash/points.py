@@ -118,7 +118,7 @@ def packets(arrives: Sequence[Arrives], then: Then) -> Iterator[Case]:
 
 #: What a settler does to a branch whose transaction was decided by nobody, and to one that was decided.
 _UNDECIDED = [("before prepared 1", "C6"), ("before probe 1", "C6"), ("after probe 1", "C7"), ("before finish 1", "C8")]
-_DECIDED = [("before probe 1", "C8"), ("after probe 1", "C8"), ("before finish 1", "C8")]
+_DECIDED = [("before decisions 1", "C8"), ("after decisions 1", "C8"), ("before finish 1", "C8")]
 _MARKING = [("before complete 1", "C11"), ("after complete 1", "C11"), ("after drop_evidence 1", "C11")]
 
 

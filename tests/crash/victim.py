@@ -65,7 +65,7 @@ class Fuse:
     def listen(self, nodes: Mapping[str, Any]) -> None:
         """Each call of recovery has a moment before it and one after it."""
         for node in nodes.values():
-            for name in ("prepared", "probe", "finish", "complete", "drop_evidence", "purge"):
+            for name in ("prepared", "probe", "decisions", "finish", "complete", "drop_evidence", "purge"):
                 setattr(node, name, self._around(name, getattr(node, name)))
 
     def _around(self, name: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -94,6 +94,7 @@ class Performer:
         """Give the machine a fact and carry out all that follows from it."""
         orders = self.note(fact)
         while orders:
+            self._announce(orders)
             if len(orders) == 1:
                 answer = await self._perform(orders[0])
                 orders = [] if answer is None else self.note(answer)
@@ -104,12 +105,17 @@ class Performer:
     async def follow(self, orders: list[m.Order]) -> None:
         """Carry out the first orders of a recovered machine."""
         for order in orders:
+            self._announce([order])
             if (answer := await self._perform(order)) is not None:
                 await self.tell(answer)
 
-    def _perform(self, order: m.Order) -> Coroutine[Any, Any, m.Fact | None]:
+    def _announce(self, orders: list[m.Order]) -> None:
+        """Before any of them is begun: whoever watches may end this process there."""
         if self._watch is not None:
-            self._watch("order", self._machine.gid, order)
+            for order in orders:
+                self._watch("order", self._machine.gid, order)
+
+    def _perform(self, order: m.Order) -> Coroutine[Any, Any, m.Fact | None]:
         return _PERFORM[type(order)](self, order)
 
     async def _prepare(self, order: m.Prepare) -> m.Fact:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from nodoubt.nodes.contract import Isolation
 from nodoubt.sim.deaths import Deaths
 from nodoubt.sim.mariadb import MariaDBServer
-from nodoubt.sim.plan import OVERTAKEN, SLEPT, STROKES, UNSEEN
+from nodoubt.sim.plan import OVERTAKEN, SETTLER_OVERTAKEN, STROKES, UNSEEN
 from nodoubt.sim.server import FORCE_S, Disk, Server
+from nodoubt.sim.sleepers import Sleepers
 from nodoubt.sim.watch import STEPS
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ AIMS_OF = {
     "seen decision lost": ("Decide",),
     "machine lost power": (*AIMS, *["CommitRequested", "Prepare"] * 4),
     OVERTAKEN: ("Prepare",),
+    SETTLER_OVERTAKEN: ("Prepared", "Decide", "DecisionDurable", "CommitBranch"),
     "process killed": (*AIMS, "probe", "finish", "purge", *["Decide", "DecisionDurable", "CommitBranch"] * 3),
 }
 #: The steps of opening snapshots, where there are any.
 OPENING_AIMS = ("gate", "open") * 3
 #: Kinds that cannot strike at any other time.
-NEED_A_GID = (OVERTAKEN, "seen decision lost")
+NEED_A_GID = (OVERTAKEN, SETTLER_OVERTAKEN, "seen decision lost")
 #: Kinds that may strike before anything else happens, as a process that stops between two of its own steps.
 AT_ONCE = ("process killed", "machine lost power", "seen decision lost")
 #: The disk of a home whose decisions are to be seen before they are forced is so much slower.
@@ -58,8 +60,7 @@ class Faults:
         self._deaths: Deaths = Deaths(world, self._random)
         #: The process whose message brought the stroke about, and its gid, if one did.
         self._aimed_at = self._aimed_gid = ""
-        #: Processes that are not woken by healing.
-        self._asleep: set[str] = set()
+        self._sleepers = Sleepers(world)
         #: gid -> what an operator did, by node.
         self.by_hand: dict[tuple[str, str], bool] = {}
 
@@ -120,7 +121,7 @@ class Faults:
         for name, process in list(world.processes.items()):
             if process.loop.dead:
                 world.boot(name)
-            elif name not in self._asleep:
+            elif name not in self._sleepers.asleep:
                 process.loop.resume()
 
     # Kinds
@@ -172,29 +173,28 @@ class Faults:
         if not others or owner.loop.dead:
             return False
         world.observer.say(owner.name, "is stopped while it prepares")
-        owner.loop.pause()
-        world.schedule.after(0.01 + 5 * world.plan.latency_s, self._settle, self._random.choice(others))
         wakes_s = self._random.choice((1.0, 3.0, 15.0))
-        if world.plan.sleepy:
-            self._asleep.add(owner.name)
-            since_s = world.schedule.now
-            world.schedule.after(wakes_s, self._resume_when_purged, owner, self._aimed_gid, since_s)
-        else:
-            world.schedule.after(wakes_s, self._resume_when_settled, owner, self._aimed_gid)
+        self._sleepers.stop(OVERTAKEN, owner, self._aimed_gid, at_least_s=wakes_s)
+        world.schedule.after(0.01 + 5 * world.plan.latency_s, self._settle, self._random.choice(others))
         return True
 
-    def _resume_when_purged(self, owner: Process, gid: str, since_s: float) -> None:
-        """No session of its may be left that could decide by then."""
-        world = self._world
-        slept_s, retention_s = world.schedule.now - since_s, world.config.settings.retention_s
-        is_left = slept_s < retention_s or bool(world.decisions(gid))
-        if is_left and slept_s < 3 * retention_s:
-            world.schedule.after(5.0, self._resume_when_purged, owner, gid, since_s)
+    def _overtake_settler(self) -> bool:
+        """Stop a process that has asked for what is in doubt, and wake it when others have finished what it was told of."""
+        others = self._others()
+        if others:
+            settler = self._random.choice(others)
+            self._await("list", partial(self._stop_settler, settler, self._aimed_gid))
+            self._settle(settler)
+        return bool(others)
+
+    def _stop_settler(self, settler: Process, gid: str, reader: str, asked: str, at_once: bool) -> None:
+        if self._deaths.over:
             return
-        if not is_left:
-            world.observer.hit("met", SLEPT)
-        self._asleep.discard(owner.name)
-        owner.loop.resume()
+        if reader != settler.name:
+            self._await("list", partial(self._stop_settler, settler, gid))
+            return
+        self._world.observer.say(reader, "is stopped while it settles")
+        self._sleepers.stop(SETTLER_OVERTAKEN, settler, gid, at_least_s=1.0)
 
     def _others(self) -> list[Process]:
         """Who else could settle what a process is at."""
@@ -344,20 +344,13 @@ class Faults:
         self._world.schedule.after(0.1, home.start)
         if "operator finishes a branch" in self._world.plan.rates:
             self._await("RollbackBranch", partial(self._meddle, gid))
-        self._resume_when_settled(reader, gid)
+        self._sleepers.resume_when_settled(reader, gid)
 
     def _meddle(self, gid: str, process: str, about: str, at_once: bool) -> None:
         if about == gid:
             self._strike("operator finishes a branch", process, gid)
         else:
             self._await("RollbackBranch", partial(self._meddle, gid))
-
-    def _resume_when_settled(self, reader: Process, gid: str) -> None:
-        databases = self._world.databases.values()
-        if any(gid_of(name) == gid for database in databases for name in database.in_doubt()):
-            self._world.schedule.after(0.2, self._resume_when_settled, reader, gid)
-        else:
-            reader.loop.resume()
 
     def _await(self, what: str, strike: Callable[[str, str, bool], object], *, others_first: int = 0) -> None:
         """Strike at the next message or step of that kind, behind so many others."""
@@ -386,5 +379,6 @@ _STRIKE: dict[str, Callable[[Faults], bool]] = {
     "clock jumps": Faults._jump,
     "operator finishes a branch": Faults._operator,
     OVERTAKEN: Faults._overtake,
+    SETTLER_OVERTAKEN: Faults._overtake_settler,
     "seen decision lost": Faults._lose_seen,
 }

@@ -22,7 +22,7 @@ MET = (
     "sqlite: unforced name lost",
     "sqlite: torn file",
     "sqlite: an unseen commit came back",
-    SLEPT,
+    *SLEPT.values(),
 )
 #: What openings of several snapshots came to, and the gates of homes.
 OPENINGS = (

@@ -13,6 +13,7 @@ from typing import Any
 
 from nodoubt.engine import engine, performer, settle
 from nodoubt.engine.asynchronous import AsyncTransactionManager
+from nodoubt.engine.moments import Moment
 from nodoubt.errors import ConfigError
 from nodoubt.nodes import mariadb_attached, sql_attached
 from nodoubt.nodes.contract import Ended
@@ -288,6 +289,10 @@ MUTANTS: Mapping[str, Mutant] = {
     "home-not-begun": Mutant(
         mistake="home's BEGIN waits for a first statement while others prepare, and its server ends nothing that idles",
         switch=lambda: swapped(SqlBranch, "begin_now", _nothing),
+    ),
+    "slept-unnoticed": Mutant(
+        mistake="settling probes although hours have passed since it looked",
+        switch=lambda: swapped(Moment, "is_late", lambda self, world, retention_s: False),
     ),
     "decision-unforced": Mutant(
         mistake="a decision is told before MariaDB, which has a binary log, has it on disk",

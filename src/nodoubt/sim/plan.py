@@ -16,11 +16,15 @@ from nodoubt.sim.network import FATES
 
 #: Where several processes use a file, one dies with a commit that nobody sees: see `Deaths.haunt`.
 UNSEEN = "unseen commit"
-#: Who is overtaken by settling may sleep on until his tombstone was purged, in so many of the histories that have it.
+#: Who is overtaken, by settling or while he settles, may sleep on until home has forgotten, in so many of the histories that
+#: have it; and what is noted then.
 OVERTAKEN = "owner overtaken"
+SETTLER_OVERTAKEN = "settler overtaken"
 SLEEPY = 0.3
-#: What is noted then.
-SLEPT = "an owner slept until its tombstone was purged"
+SLEPT = {
+    OVERTAKEN: "an owner slept until its tombstone was purged",
+    SETTLER_OVERTAKEN: "a settler slept until what it looked at was purged",
+}
 #: Faults that strike at a moment, and how many strike in one history at most.
 STROKES = {
     "process killed": 3,
@@ -35,6 +39,7 @@ STROKES = {
     "clock jumps": 3,
     "operator finishes a branch": 3,
     OVERTAKEN: 2,
+    SETTLER_OVERTAKEN: 2,
     "seen decision lost": 2,
     UNSEEN: 1,
 }
@@ -97,7 +102,7 @@ class Plan:
     farness: float = 1.0
     #: How much faster than evenly over the time a client makes its transactions, as often as it is drawn.
     paces: tuple[int, ...] = (1, 10, 10)
-    #: Owners that are overtaken sleep until their tombstone was purged.
+    #: Who is overtaken sleeps until home has forgotten.
     sleepy: bool = False
     #: Without end, faults never heal, and only safety is judged.
     heals: bool = True
@@ -168,7 +173,7 @@ def draw(seed: int) -> Plan:
     plan = Plan(
         seed=seed,
         nodes=nodes,
-        processes=max(random.choice((1, 2, 2, 2, 3)), 2 if is_still else 1),
+        processes=max(random.choice((1, 2, 2, 2, 3)), 2 if is_crowded else 1),
         # Openings last for moments, in which others must be at work.
         clients=max(random.randint(2 if is_crowded else 1, 3), 3 if is_still else 1),
         transactions=random.choice((4, 5, 5, 6, 7, 8, 12)) + (2 if is_crowded else 0),
@@ -179,19 +184,17 @@ def draw(seed: int) -> Plan:
         views=views,
         forgetful=is_forgetful,
         farness=random.choice(FARNESS) if is_still else 1.0,
-        paces=(40, 160) if is_still else (10, 40) if is_crowded else (1, 10, 10),
+        paces=(40, 160) if is_crowded else (1, 10, 10),
         heals=seed % UNLIMITED != 0,
     )
     if plan.processes > 1 and "sqlite" in kinds and random.random() < 2 * share:
         rates[UNSEEN] = STROKES[UNSEEN]
-    is_sleepy = OVERTAKEN in rates and plan.heals and random.random() < SLEEPY
-    return _asleep(plan) if is_sleepy else plan
+    sleepers = [kind for kind in SLEPT if kind in rates]
+    is_sleepy = sleepers and plan.heals and random.random() < SLEEPY
+    return _asleep(plan, random.choice(sleepers)) if is_sleepy else plan
 
 
-def _asleep(plan: Plan) -> Plan:
-    """The history in which an owner sleeps, and nothing else: all other strikes would wake or end what does.
-
-    And once: who is stopped for so long must not be settling at that moment, which is not covered (docs/proof.md).
-    """
+def _asleep(plan: Plan, kind: str) -> Plan:
+    """The history in which somebody sleeps, and nothing else: all other strikes would wake or end what does."""
     nodes = {f"p{number}": "postgresql" for number in range(len(plan.nodes))}
-    return replace(plan, sleepy=True, nodes=nodes, rates={OVERTAKEN: 1}, processes=max(plan.processes, 2))
+    return replace(plan, sleepy=True, nodes=nodes, rates={kind: 1}, processes=max(plan.processes, 2))
