@@ -183,8 +183,8 @@ class Engine:
         """Something of a transaction is left to do: settle it without waiting for the grace period."""
         with self._lock:
             self._owed.add(work.gid)
-            if work.outcome.state == "unknown" and work.home is not None and decided is not None:
-                self._unknown[work.gid] = work.home, decided
+            if work.outcome.state == "unknown" and work.home is not None:
+                self._unknown[work.gid] = work.home, decided or Moment.of(self.world)
             if work.outcome.state == "committed":
                 for node in work.outcome.pending:
                     self.left[node] = self.left.get(node, frozenset()) | {work.gid}
