@@ -1,8 +1,11 @@
-"""Managers that are opened again, used in another process, or asked for what is no time and no list."""
+"""Managers that are opened again, used in another process or event loop, or asked for what is no time and no list."""
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -45,6 +48,23 @@ async def test_a_manager_is_of_the_process_that_opened_it(sync_shop: Shop) -> No
         child.join()
         assert child.exitcode == 0
         assert "opened in another process" in said.get()
+
+
+@scenario
+async def test_a_manager_is_of_the_event_loop_that_opened_it(shop: Shop) -> None:
+    async def elsewhere() -> None:
+        for use in (tm.settle, tm.in_doubt, partial(tm.run, both)):
+            with pytest.raises(GuardError, match="opened in another event loop"):
+                await use()
+        with pytest.raises(GuardError, match="opened in another event loop"):
+            tm.transaction()
+
+    async with shop.open() as tm:
+        with ThreadPoolExecutor(1) as thread:
+            await asyncio.get_running_loop().run_in_executor(thread, asyncio.run, elsewhere())
+        async with Tx(tm.transaction()) as tx:
+            await both(tx, 1)
+    assert shop.keys() == {"orders": [1], "stock": [1]}
 
 
 @scenario

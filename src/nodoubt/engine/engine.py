@@ -67,6 +67,7 @@ class Engine:
         self.watch = settings.watch
         self.live: dict[str, Work] = {}
         self._pid = os.getpid()
+        self._loop: object = None
         #: Called when something was handed over: the background settler should not wait for its next round.
         self.nudge: Callable[[], None] = lambda: None
         self._deadlines = Deadlines(world, self.live)
@@ -89,6 +90,7 @@ class Engine:
 
     async def open(self) -> None:
         """Open every node; if one fails, close those that were opened."""
+        self._loop = self.world.loop()
         try:
             for node in self.nodes.values():
                 await node.open()
@@ -133,7 +135,7 @@ class Engine:
         **wishes: Unpack[Wishes],
     ) -> Work:
         """Begin a transaction; nothing is sent to any node yet. Of a closure that is run again, ``attempt`` counts the runs."""
-        self._require_own_process()
+        self._require_own_context()
         if home is not None and not may_be_home(self.node(home)):
             raise ConfigError(f"node {home!r} cannot be home", hint="run `nodoubt doctor` to see why")
         asked, terms = PLAIN, ATOMIC
@@ -149,11 +151,17 @@ class Engine:
         self._deadlines.keep(work.deadline_s)
         return work
 
-    def _require_own_process(self) -> None:
+    def _require_own_context(self) -> None:
+        """Raise GuardError where its connections cannot be used."""
         if os.getpid() != self._pid:
             raise GuardError(
                 "the manager was opened in another process, and its connections are that one's",
                 hint="open a manager in each process, behind the fork",
+            )
+        if self.world.loop() is not self._loop:
+            raise GuardError(
+                "the manager was opened in another event loop, and its connections are that one's",
+                hint="open a manager in each event loop: asyncio.run() makes a new one",
             )
 
     def _lock_wait_s(self, attempt: int) -> float:
@@ -231,7 +239,7 @@ class Engine:
         self, *, grace_s: float | None = None, progress: Callable[[int, int], None] | None = None
     ) -> SettleReport:
         """One round of settling over all nodes."""
-        self._require_own_process()
+        self._require_own_context()
         await self.flush()
         await self._ask_again()
         with self._lock:
@@ -277,12 +285,12 @@ class Engine:
 
     async def look(self) -> SettleReport:
         """What is in doubt (``waiting``), and the nodes that could not be asked (``unreachable``). Touches nothing."""
-        self._require_own_process()
+        self._require_own_context()
         return await self._settler.look()
 
     async def outcome(self, gid: str) -> Outcome:
         """What became of a transaction, of this process or any other, as long as its decision is retained."""
-        self._require_own_process()
+        self._require_own_context()
         if not is_gid(gid):
             raise ConfigError(f"{gid!r} is not a gid", hint="a gid has 26 characters, such as those of tx.gid")
         if (work := self.live.get(gid)) is not None:

@@ -25,6 +25,9 @@ THREADS_MAX = 64
 
 
 class _Clock:
+    def loop(self) -> object:
+        return None
+
     def now(self) -> float:
         return time.monotonic()
 
@@ -88,6 +91,9 @@ class AsyncWorld(_Clock):
     """asyncio: steps suspend."""
 
     interrupts = True
+
+    def loop(self) -> object:
+        return asyncio._get_running_loop()
 
     def turns(self, count: int) -> _AsyncTurns:
         return _AsyncTurns(count)

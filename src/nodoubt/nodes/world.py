@@ -38,6 +38,9 @@ class World(Protocol):
     #: Whether a transaction's deadline interrupts whatever its block waits for; threads can only be cut off.
     interrupts: bool
 
+    def loop(self) -> object:
+        """The event loop that runs; None where there is none."""
+
     def now(self) -> float:
         """Seconds of a monotonic clock."""
 

@@ -148,6 +148,9 @@ class SteppedWorld:
         #: Whether the retention has passed since the transaction began.
         self.is_late = False
 
+    def loop(self) -> object:
+        return None
+
     def now(self) -> float:
         return 0.0
 
