@@ -169,6 +169,9 @@ async def test_decided_by_a_live_owner_while_we_look() -> None:
 async def test_the_grace_period_keeps_the_young() -> None:
     stage = await installed()
     young, old = leave_both(stage, age_s=5), stage.leave("left", 3)
+    # Finished just now, and not marked complete yet.
+    finished = new_gid(stage.world.unix_ms(), bytes(10))
+    stage.databases["home"].tables[DECISION][finished] = ["committed", '{"1":"left"}', False, stage.world.now(), ""]
     engine = await stage.process()
     report = await engine.settle(grace_s=30)
     assert (report.young, report.waiting, report.rolled_back) == (2, [], 1)

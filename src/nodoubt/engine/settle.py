@@ -290,7 +290,8 @@ class Settler:
                     self._reported.add((case.gid, number))
                     logger.error("%s branch %d on %r: %s", case.gid, number, node, found.why)
             elif age is Age.YOUNG:
-                report.young += 1
+                # What is decided and listed nowhere is finished, and only not marked complete yet.
+                report.young += number in case.prepared or node not in self._nodes
             elif found.action is Action.WAIT:
                 report.waiting.append(doubt)
             if found.action is not Action.DONE:
