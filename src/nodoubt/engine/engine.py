@@ -67,7 +67,7 @@ class Engine:
         self.watch = settings.watch
         self.live: dict[str, Work] = {}
         self._pid = os.getpid()
-        self._loop: object = None
+        self._loop = world.loop()
         #: Called when something was handed over: the background settler should not wait for its next round.
         self.nudge: Callable[[], None] = lambda: None
         self._deadlines = Deadlines(world, self.live)
@@ -90,7 +90,6 @@ class Engine:
 
     async def open(self) -> None:
         """Open every node; if one fails, close those that were opened."""
-        self._loop = self.world.loop()
         try:
             for node in self.nodes.values():
                 await node.open()
