@@ -290,8 +290,9 @@ class Settler:
                     self._reported.add((case.gid, number))
                     logger.error("%s branch %d on %r: %s", case.gid, number, node, found.why)
             elif age is Age.YOUNG:
-                # What is decided and listed nowhere is finished, and only not marked complete yet.
-                report.young += number in case.prepared or node not in self._nodes
+                # A participant of a decision that its node does not list is finished, and only not marked complete yet.
+                was_listed = node in self._nodes and node not in report.unreachable
+                report.young += number in case.prepared or not was_listed
             elif found.action is Action.WAIT:
                 report.waiting.append(doubt)
             if found.action is not Action.DONE:
