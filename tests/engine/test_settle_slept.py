@@ -1,6 +1,7 @@
-"""Settlers that sleep in the middle of a round, while others carry out what they were looking at, and purge it.
+"""What a round of settling must not conclude from what it has not heard, or no more when it slept in the middle.
 
-Home holds no decision afterwards, as if there had never been one: a tombstone would tell that what was committed is aborted.
+While it sleeps others carry out what it was looking at, and purge it. Home holds no decision afterwards, as if there had never been
+one: a tombstone would tell that what was committed is aborted.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import pytest
 
 from nodoubt.engine.engine import Engine
 from nodoubt.engine.moments import Moment
+from nodoubt.nodes.memory_calls import Fate
 from nodoubt.nodes.memory_packets import DECISION
-from nodoubt.protocol.ids import parse_text
-from tests.engine.stage import Stage
+from nodoubt.protocol.ids import new_gid, parse_text
+from tests.engine.stage import Stage, Trouble
 
 ONE = '{"1":"left"}'
 
@@ -105,3 +107,14 @@ async def test_behind_an_end_that_home_did_not_tell(clock: str) -> None:
     await engine._ask_again()
     assert stage.decision(gid) is None
     assert not engine.unknown
+
+
+async def test_a_young_decision_is_counted_where_its_node_did_not_answer() -> None:
+    """Where it does, and lists nothing, the branch is finished."""
+    stage, engine = await installed()
+    gid = new_gid(stage.world.unix_ms(), bytes(10))
+    stage.databases["home"].tables[DECISION][gid] = ["committed", ONE, False, stage.world.now(), ""]
+    assert (await engine.settle(grace_s=30)).young == 0
+    stage.trouble(Trouble(node="left", call="list", fate=Fate.REFUSED))
+    report = await engine.settle(grace_s=30)
+    assert (report.young, list(report.unreachable)) == (1, ["left"])
