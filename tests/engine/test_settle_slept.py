@@ -1,7 +1,7 @@
 """What a round of settling must not conclude from what it has not heard, or no more when it slept in the middle.
 
-While it sleeps others carry out what it was looking at, and purge it. Home holds no decision afterwards, as if there had never been
-one: a tombstone would tell that what was committed is aborted.
+While it sleeps others carry out what it was looking at, and purge it. Home holds no decision afterwards, as if there had never
+been one: a tombstone would tell that what was committed is aborted.
 """
 
 from __future__ import annotations
