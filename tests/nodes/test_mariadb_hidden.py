@@ -82,7 +82,7 @@ def test_of_a_thousand_branches_few_texts_ask(side: Side, url: str, monkeypatch:
     assert side.run(node.applied(pairs)) == set()
     assert len(texts) == 1
     holder("START TRANSACTION")
-    holder(f"INSERT INTO nodoubt_branch VALUES ('{gid}', 700)")
+    holder(f"INSERT INTO nodoubt_branch VALUES ('{gid}', 70)")
     with pytest.raises(NodeUnavailable, match=f"holds a branch of {gid} and does not list it"):
         side.run(node.applied(pairs))
     assert len(texts) == 2

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -136,8 +135,11 @@ class Work:
         if self.terms.isolation is Isolation.SNAPSHOT:
             raise self._not_in_snapshot(name)
         self._read_only[name] = read_only
-        with self._dooming(name):
+        try:
             branch = await self._open(name, read_only=read_only, terms=self.terms)
+        except BaseException as error:
+            self._was_not_opened(name, error)
+            raise
         connection = self.connections[name] = branch.connection
         return connection
 
@@ -150,24 +152,22 @@ class Work:
         if not node.capabilities.shares_snapshots:
             raise ConfigError(f"node {name!r} cannot show one snapshot to several connections", gid=self.gid)
         terms = replace(self.terms, export=await shown.export())
-        with self._dooming(name):
+        try:
             branch = await self._begin(node, self._enlist(node, read_only=True), read_only=True, terms=terms)
             await branch.take_snapshot()
+        except BaseException as error:
+            self._was_not_opened(name, error)
+            raise
         return branch.connection
 
-    @contextmanager
-    def _dooming(self, name: str) -> Iterator[None]:
+    def _was_not_opened(self, name: str, error: BaseException) -> None:
         """A block that swallows the error with which a branch was not opened must not commit half of what it meant to do."""
-        try:
-            yield
-        except NodoubtError as error:
+        if isinstance(error, NodoubtError):
             error.gid = self.gid
             self.doom(error)
-            raise
-        except BaseException as error:
+        else:
             why = f"node {name!r} was not opened: {type(error).__name__}"
             self.doom(Aborted(why, gid=self.gid, retryable=True))
-            raise
 
     def _opener(self, name: str, *, read_only: bool) -> Step:
         """Enlist a node; returns what opens its branch."""

@@ -120,7 +120,7 @@ class SimulatedSession(Session):
     def answered(self, number: int, answer: Answer | SqlError) -> None:
         """The network brings an answer."""
         waiting = self._waiting
-        if self._is_deaf() or number != self._number or waiting is None or waiting.done():
+        if waiting is None or number != self._number or self._is_deaf() or waiting.done():
             return
         if self._observer.lines is not None:
             said = f"{answer.code} {answer}" if isinstance(answer, SqlError) else f"{answer[0]} {list(answer[1])}"
@@ -187,7 +187,7 @@ class SimulatedDriver:
         if not network.reaches(self._machine, server):
             await asyncio.sleep(settings.connect_timeout_s)
             raise NodeUnavailable(f"cannot connect to {server.name}: timed out")
-        await asyncio.sleep(2 * network.latency_s(self._machine))
+        await asyncio.sleep(2 * network.latency_s(self._machine) * network.factor())
         if not server.up:
             raise NodeUnavailable(f"cannot connect to {server.name}: connection refused")
         session = SimulatedSession(self._loop, network, self._machine, server)

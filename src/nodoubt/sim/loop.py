@@ -11,9 +11,10 @@ from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from functools import partial
 from heapq import heappop, heappush
 from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
-from typing import Any
+from typing import Any, cast
 
 #: A task that was left behind is closed this often: its clean-up may wait, and there is nothing left to wait for.
 CLOSES_MAX = 8
@@ -125,6 +126,7 @@ class ProcessLoop:
         self.paused = False
         self.withheld: list[Handle] = []
         self._tasks: list[asyncio.Task[Any]] = []
+        self.create_future = partial(asyncio.Future, loop=cast(asyncio.AbstractEventLoop, self))
 
     def kill(self) -> None:
         """From now on nothing of this process happens."""
@@ -165,8 +167,9 @@ class ProcessLoop:
     def is_closed(self) -> bool:
         return self.dead
 
-    #: Never. Asked for every future and task, and so no function of Python.
+    # Both are asked for with every future, and so no functions of Python; the second one is made with the loop.
     get_debug = staticmethod(bool)
+    create_future: Callable[[], asyncio.Future[Any]]
 
     def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Handle:
         handle = Handle((callback, args, copy_context() if context is None else context, self))
@@ -177,16 +180,13 @@ class ProcessLoop:
     call_soon_threadsafe = call_soon
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Handle:
-        return self.call_at(self.schedule.now + delay, callback, *args, context=context)
-
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Handle:
         handle = Handle((callback, args, copy_context() if context is None else context, self))
         if not self.dead:
-            self.schedule.push(when, handle)
+            self.schedule.push(self.schedule.now + delay, handle)
         return handle
 
-    def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self._asyncio_loop)
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Handle:
+        return self.call_later(when - self.schedule.now, callback, *args, context=context)
 
     def create_task(self, coro: Any, *, name: object = None, context: Any = None) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self._asyncio_loop, name=str(name or "step"), context=context)

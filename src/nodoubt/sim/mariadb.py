@@ -121,7 +121,8 @@ class MariaDBServer(MariaDBBranches):
         key = (gid, int(branch))
         if self.store.is_locked(b.txn, BRANCH, key):
             raise SqlError("1205", "Lock wait timeout exceeded")
-        rows = [(1,)] if key in self._rows(b, BRANCH) else []
+        self.reach(b)
+        rows = [(1,)] if self.store.read(b.txn, BRANCH, key) is not None else []
         return str(len(rows)), rows
 
     def _write_nothing(self, b: Backend) -> Steps:

@@ -8,7 +8,7 @@ stands alone arrives a second time, later, on a connection of its own. A *partit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from random import Random
 from typing import Any
 
@@ -34,7 +34,7 @@ STANDS_ALONE = (
 class Line:
     """One connection: its client's end is a session of the driver, its server's end a backend."""
 
-    __slots__ = ("_down_at", "_up_at", "backend", "client", "machine", "network", "server", "stalled")
+    __slots__ = ("_down_at", "_latency_s", "_up_at", "backend", "client", "machine", "network", "server", "stalled")
 
     def __init__(self, network: Network, machine: str, server: Server, client: Any) -> None:
         self.network = network
@@ -45,6 +45,7 @@ class Line:
         #: Nothing passes any more, and nobody was told.
         self.stalled = False
         self._up_at = self._down_at = 0.0
+        self._latency_s = network.latency_s(machine)
 
     @property
     def brings_something(self) -> bool:
@@ -63,15 +64,12 @@ class Line:
         if fate == "reset":
             self.reset()
             return
-        delay_s = network.latency_s(self.machine)
-        if fate == "late request":
-            delay_s += network.long_s()
-        arrives_at = max(self._up_at, network.passes_at(self) + delay_s)
+        arrives_at = self._arrival(self._up_at, network.long_s() if fate == "late request" else 0.0)
         if arrives_at - network.schedule.now > GIVES_UP_S:
             self._stall()
             return
         self._up_at = arrives_at
-        network.schedule.at(self._up_at, self.backend.receive, packet)
+        network.schedule.at(arrives_at, self.backend.receive, packet)
         if not fate:
             return
         if fate == "reply lost":
@@ -85,14 +83,13 @@ class Line:
     def answer(self, number: int, answer: Answer | SqlError) -> None:
         """From the server to the client."""
         if not self.stalled:
-            network = self.network
-            self._down_at = max(self._down_at, network.passes_at(self) + network.latency_s(self.machine))
-            network.schedule.at(self._down_at, self.client.answered, number, answer)
+            self._down_at = self._arrival(self._down_at)
+            self.network.schedule.at(self._down_at, self.client.answered, number, answer)
 
     def hang_up(self) -> None:
         """The client closed its end: the server learns it behind all that was sent before."""
         if not self.stalled:
-            self._up_at = max(self._up_at, self.network.passes_at(self) + self.network.latency_s(self.machine))
+            self._up_at = self._arrival(self._up_at)
             self._tell_server(self._up_at)
 
     def reset(self) -> None:
@@ -102,7 +99,7 @@ class Line:
     def server_closed(self) -> None:
         """The server's end is gone: its process died, or it ended the session."""
         if not self.stalled:
-            self._down_at = max(self._down_at, self.network.passes_at(self) + self.network.latency_s(self.machine))
+            self._down_at = self._arrival(self._down_at)
             self.network.schedule.at(self._down_at, self.client.lost, "the server closed the connection")
 
     def cancel(self, number: int) -> None:
@@ -114,7 +111,16 @@ class Line:
             if packet is not None and packet.number == number and not self.server.paused:
                 self.backend.interrupt(SqlError("57014", "canceling statement due to user request"))
 
-        network.schedule.at(network.passes_at(self) + network.latency_s(self.machine), stop)
+        network.schedule.at(self._arrival(0.0), stop)
+
+    def _arrival(self, earliest: float, later_s: float = 0.0) -> float:
+        """When a packet arrives that is sent now, behind what arrives that early."""
+        network = self.network
+        moment = network.schedule.now
+        if network.cuts:
+            moment = max(moment, network.cuts.get((self.machine, self.server.name), 0.0))
+        moment += self._latency_s * network.factor() + later_s
+        return moment if moment > earliest else earliest
 
     def _stall(self, *, tell_server: bool = True, within_s: float = RESET_S_MAX) -> None:
         if self.stalled:
@@ -145,14 +151,15 @@ class Network:
         self.schedule = schedule
         self.observer = observer
         self.random = faults
-        self._latencies = latencies.random
+        #: By how much the next packet takes longer or shorter than on a good day.
+        self.factor = _factors(latencies).__next__
         #: One way, on a good day, and of machines that are farther away.
         self._latency_s = latency_s
         self._far_s = far_s
         #: Told of every text that is sent, while somebody waits for one.
         self.overhear: Callable[[str, str, str], None] | None = None
         #: (machine, server) -> when packets pass again.
-        self._cut: dict[tuple[str, str], float] = {}
+        self.cuts: dict[tuple[str, str], float] = {}
         self._fates: list[tuple[float, str]] = []
         total = 0.0
         for fate in FATES:
@@ -164,9 +171,8 @@ class Network:
         self.is_foul = total > 0
 
     def latency_s(self, machine: str) -> float:
-        """One packet's way on a good day, with a long tail."""
-        drawn = self._latencies()
-        return self._far_s.get(machine, self._latency_s) * (0.5 + drawn if drawn < 0.95 else 40 * (drawn - 0.9))
+        """A packet's way on a good day."""
+        return self._far_s.get(machine, self._latency_s)
 
     def long_s(self) -> float:
         """A delay that outlasts many other things."""
@@ -191,19 +197,21 @@ class Network:
 
     def cut(self, machine: str, server: Server, until: float) -> None:
         """Let nothing pass between two machines for a time."""
-        self._cut[machine, server.name] = until
-
-    def passes_at(self, line: Line) -> float:
-        """When a packet that is sent now leaves."""
-        if not self._cut:
-            return self.schedule.now
-        return max(self.schedule.now, self._cut.get((line.machine, line.server.name), 0.0))
+        self.cuts[machine, server.name] = until
 
     def reaches(self, machine: str, server: Server) -> bool:
         """Whether a connection can be made now."""
-        return not server.paused and self._cut.get((machine, server.name), 0.0) <= self.schedule.now
+        return not server.paused and self.cuts.get((machine, server.name), 0.0) <= self.schedule.now
 
     def heal(self) -> None:
         """From now on every packet passes, and soon."""
         self.is_foul = False
-        self._cut.clear()
+        self.cuts.clear()
+
+
+def _factors(random: Random) -> Iterator[float]:
+    """From a half to one and a half, with a long tail."""
+    draw = random.random
+    while True:
+        drawn = draw()
+        yield 0.5 + drawn if drawn < 0.95 else 40 * (drawn - 0.9)

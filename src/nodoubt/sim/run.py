@@ -40,6 +40,8 @@ SERVERS: dict[str, type[Server]] = {"postgresql": PostgreSQLServer, "mariadb": M
 SETTLED_S_MAX = 600.0
 #: How often it is looked whether everything is settled.
 LOOK_S = 1.0
+#: From farther away nobody gets a session within the time that connecting may take.
+FAR_S_MAX = 0.25
 #: How often a MariaDB node has a binary log.
 LOGS = 0.3
 #: How often a new process settles again, which takes longer to simulate than one that runs.
@@ -102,7 +104,7 @@ class Simulation:
             plan.stream("packets"),
             plan.rates,
             plan.latency_s,
-            {FAR: plan.latency_s * plan.farness},
+            {FAR: min(plan.latency_s * plan.farness, FAR_S_MAX)},
         )
         self.random = plan.stream("world")
         #: Of all processes, where a node is a file; else each has its own and this one is idle.
@@ -310,12 +312,15 @@ class Simulation:
 
     def is_quiet(self) -> bool:
         """Whether nobody works, nothing is in doubt, and nobody is going to ask again."""
-        processes = self.processes.values()
-        at_work = any(not process.idle or process.guests or process.asks_again for process in processes)
+        for process in self.processes.values():
+            if not process.idle or process.guests or process.asks_again:
+                return False
         # A server goes on with what the dead asked of it, and what they sent may come late.
-        backends = [backend for server in self.servers for backend in server.backends.values()]
-        is_running = any(b.running is not None or (b.line is not None and b.line.brings_something) for b in backends)
-        return not at_work and not is_running and not judge.open_ends(self)
+        for server in self.servers:
+            for backend in server.backends.values():
+                if backend.running is not None or (backend.line is not None and backend.line.brings_something):
+                    return False
+        return not judge.open_ends(self)
 
     def _judge_end(self, settled: bool) -> None:
         if not settled:

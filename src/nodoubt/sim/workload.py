@@ -199,9 +199,10 @@ class Client:
         finally:
             if cancel is not None:
                 cancel.cancel()
-        said = f"{type(errors[0]).__name__}: {errors[0]}".split("\n", 1)[0] if errors else "committed"
-        told = [f"{attempt.tag} {attempt.gid} {attempt.told}" for attempt in self._attempts[mine:]]
-        self._observer.say(self.name, f"is told of {', '.join(told) or 'nothing'}: {said}")
+        if self._observer.lines is not None:
+            said = f"{type(errors[0]).__name__}: {errors[0]}".split("\n", 1)[0] if errors else "committed"
+            told = [f"{attempt.tag} {attempt.gid} {attempt.told}" for attempt in self._attempts[mine:]]
+            self._observer.say(self.name, f"is told of {', '.join(told) or 'nothing'}: {said}")
 
     async def _view(self, manager: AsyncTransactionManager, timeout: float) -> None:
         """Read several nodes at one instant."""
