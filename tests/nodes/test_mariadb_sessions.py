@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from contextlib import closing
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from nodoubt.errors import ConfigError, NodeUnavailable
+from nodoubt.nodes.aiomysql_driver import AiomysqlDriver
 from nodoubt.nodes.contract import Ended, Said
+from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.protocol.verdicts import HomeSays
 from tests.conftest import DatabaseFactory
 from tests.nodes.mariadb_side import Side
@@ -134,3 +137,14 @@ def test_pymysql_encrypts_where_the_server_can_and_reads_no_authorities_for_that
         assert read == []
         assert side.run(cipher(side, authority.insist(database("mariadb_log"))))
         assert set(read) == {str(authority.file)}
+
+
+def test_a_dead_line_is_not_left_open(url: str) -> None:
+    async def story() -> None:
+        session = await AiomysqlDriver().connect(NodeSettings(url=url))
+        raw = session._raw
+        raw._writer.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        await session.close()
+        assert raw.closed
+
+    asyncio.run(story())

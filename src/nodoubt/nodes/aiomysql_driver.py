@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -107,11 +108,14 @@ class AiomysqlSession(Session):
         if (writer := self._raw._writer) is None:
             return
         try:
-            async with asyncio.timeout(CLOSE_S_MAX):
-                await self._raw.ensure_closed()
-                # The end of an encrypted line takes answers of the server, for which aiomysql does not wait.
-                await writer.wait_closed()
-        except (aiomysql.MySQLError, OSError):
+            with suppress(aiomysql.MySQLError, OSError):
+                async with asyncio.timeout(CLOSE_S_MAX):
+                    await self._raw.ensure_closed()
+                    # The end of an encrypted line takes answers of the server, for which aiomysql does not wait.
+                    await writer.wait_closed()
+        finally:
+            # A line that was found dead, or on which somebody did not wait to the end, is left open by it.
+            _cut(self._raw)
             writer.transport.abort()
 
 

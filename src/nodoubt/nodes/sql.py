@@ -95,14 +95,17 @@ class SqlNode:
         return NodeUnavailable(f"node {self.name!r} {what}: {error}", retryable=passes, hint=hint)
 
     async def open(self) -> None:
-        await self._serve("be opened", self._recognise)
+        session = await self._driver.connect(self._settings)
+        try:
+            await self.dialect.check_identity(session, self.name, self.domain)
+            self._findings = await self.dialect.durable(session)
+        except (ConnectionLost, StatementFailed) as error:
+            raise self._refused("cannot be opened", error) from error
+        finally:
+            await session.close()
         self.home_refusal = "; ".join(finding.text for finding in self._findings if finding.level == "error")
         if self.home_refusal:
             logger.warning("node %r is for reading only: %s", self.name, self.home_refusal)
-
-    async def _recognise(self, session: Session) -> None:
-        await self.dialect.check_identity(session, self.name, self.domain)
-        self._findings = await self.dialect.durable(session)
 
     async def close(self) -> None:
         await self.pool.close()
@@ -218,7 +221,7 @@ class SqlNode:
         except (ConnectionLost, StatementFailed) as error:
             pool.discard(session)
             pool.forget_idle()
-            raise self._refused(f"could not {what}", error) from error
+            raise NodeUnavailable(f"node {self.name!r} could not {what}: {error}") from error
         except BaseException:
             pool.discard(session)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nodoubt.nodes.contract import Ended, Node
+from nodoubt.protocol.ids import BRANCHES_MAX
 from nodoubt.testing.conformance.harness import Harness, as_set, check, clause, equal
 
 
@@ -68,8 +69,9 @@ class RecoveryClauses:
     @clause
     async def test_the_list_shows_exactly_what_is_prepared(self, h: Harness, node: Node) -> None:
         """Each prepared branch once, with its own id and a sane age; nothing that is open or ended."""
+        last = BRANCHES_MAX - 1
         ids = [
-            h.id(branch=number, home="elsewhere") for number in ((1, 999) if node.capabilities.concurrent else (999,))
+            h.id(branch=number, home="elsewhere") for number in ((1, last) if node.capabilities.concurrent else (last,))
         ]
         ended = await h.prepare(node, h.id(), "ended")
         await ended.commit()
