@@ -14,6 +14,7 @@ import pytest
 
 from nodoubt import (
     Aborted,
+    AsyncTransaction,
     AsyncTransactionManager,
     ConfigError,
     GuardError,
@@ -46,13 +47,20 @@ def asyncpg_shop(database: DatabaseFactory) -> Shop:
 async def test_what_another_task_opens_after_its_block_is_given_back(async_shop: Shop) -> None:
     """Of ``gather(tx.on(a), tx.on(b))`` one failed: nobody waits for the other one any more."""
     async with async_shop.open(settle=False) as tm:
+        openings: list[asyncio.Task[Any]] = []
+
+        def opening(tx: AsyncTransaction) -> asyncio.Task[Any]:
+            openings.append(asyncio.create_task(tx.on("stock")))
+            return openings[-1]
+
         for _ in range(tm.nodes["stock"]._settings.pool_size + 1):
             with pytest.raises(ConfigError, match="typo"):
                 async with tm.transaction() as tx:
-                    await asyncio.gather(tx.on("typo"), tx.on("stock"))
+                    await asyncio.gather(tx.on("typo"), opening(tx))
             assert tx.outcome.state == "aborted"
         async with Tx(tm.transaction()) as last:
             await both(last)
+        await asyncio.wait(openings)
         idle = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
         )
