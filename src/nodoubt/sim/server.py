@@ -248,13 +248,9 @@ class Server:
     def _read(self, text: str) -> Statements:
         if ";" in text:
             return [*chain.from_iterable(map(self._understand, text.split(";")))]
-        lead = self.kind, text[:LEAD]
-        known = self.texts.get(text.split(None, 1)[0], ())
-        for likely in (*_LIKELY.get(lead, ()), *known):
-            pattern, call = likely
+        for pattern, call in self.texts.get(text.split(None, 1)[0], ()):
             match = pattern.fullmatch(text)
             if match is not None:
-                _LIKELY[lead] = (likely,)
                 return [(call, match.groups())]
         raise NotImplementedError(f"the simulated {self.kind} does not understand: {text}")
 
@@ -377,9 +373,6 @@ class Server:
 
 #: What was understood, by the kind of server: most texts are said again and again.
 _UNDERSTOOD: dict[tuple[str, str], Statements] = {}
-#: What a text was that began like this one, which is no longer than what stands before any value: often it is so again.
-_LIKELY: dict[tuple[str, str], Sequence[Text]] = {}
-LEAD = 24
 
 
 def _drop(running: Steps) -> None:
