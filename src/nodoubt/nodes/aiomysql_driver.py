@@ -114,7 +114,7 @@ class AiomysqlSession(Session):
                     # The end of an encrypted line takes answers of the server, for which aiomysql does not wait.
                     await writer.wait_closed()
         finally:
-            # A line that was found dead, or on which somebody did not wait to the end, is left open by it.
+            # aiomysql leaves a line open that it finds dead, or for whose end nobody waited.
             _cut(self._raw)
             writer.transport.abort()
 

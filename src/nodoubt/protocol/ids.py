@@ -18,7 +18,8 @@ _GID = re.compile(rf"[0-7][{_ALPHABET}]{{25}}")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _PREFIX = "nd1"
 
-#: Branches are numbered from 0. Who asks what became of a transaction whose branches nobody knows asks for each number.
+#: Branches are numbered from 0. Who asks what became of a transaction whose branches nobody knows asks for each number; and a
+#: branch id has to stay within the 64 bytes of an XA bqual.
 BRANCHES_MAX = 100
 #: Tells our XA ids from those of other transaction managers ("nd" in ASCII). X/Open XA leaves the value to the manager.
 XA_FORMAT = 0x6E64
