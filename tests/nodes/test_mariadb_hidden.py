@@ -68,7 +68,7 @@ def test_doctor_and_who_asks_for_evidence_are_told(side: Side, node: SqlNode, ur
     assert "hidden" not in {finding.check for finding in side.run(node.inspect())}
 
 
-def test_of_a_thousand_branches_few_texts_ask(side: Side, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_all_branches_one_text_asks(side: Side, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``tx show`` does not know which numbers there are; a round trip for each was longer than anybody waits."""
     node, holder = side.run(side.node(url)), side.outsider(url)
     gid, hidden, texts = side.id().gid, node.dialect.hidden, list[str]()

@@ -76,10 +76,7 @@ class _AsyncTurns:
             except RuntimeError:
                 # The loop is closed: nobody waits.
                 self._waiting.clear()
-        if self._waiting:
-            self._hand_on()
-        else:
-            self._free += 1
+        self._hand_on()
 
     def _hand_on(self) -> None:
         while self._waiting:
@@ -108,8 +105,6 @@ class AsyncWorld(_Clock):
         await asyncio.sleep(seconds)
 
     async def together(self, steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        if len(steps) == 1:
-            return [await steps[0]]
         others = [asyncio.create_task(step) for step in steps[1:]]
         try:
             # The first one in the caller's own task: a switch of tasks less.
