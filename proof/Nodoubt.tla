@@ -6,8 +6,8 @@
    and on nothing that they remember. tests/prove/test_twin.py holds that both reach the same states.
 
    Assumed: a session's packet is carried out at most once and not after its session has ended; sessions may end at any
-   moment; a tombstone is purged only when the session that could insert its key has ended; who asks for a decision that was
-   purged sees from a clock that it is late. *)
+   moment; a tombstone is purged only when the session that could insert its key has ended; where a decision was purged, home
+   sees by its clock that whoever asks for it looked too long ago, and takes no tombstone. *)
 
 CONSTANTS
     Participants,  \* the branches other than home's
@@ -85,16 +85,13 @@ Undecided == pc = "deciding" /\ home = "over" /\ pc' \in {"aborting", "probing"}
 
 (* Probe: insert a tombstone, or read what is there. *)
 
-Tombstone == row = "none" /\ Write("aborted") /\ UNCHANGED home
-
-\* The retention has passed since: the owner's clock says so, and it takes no tombstone for the truth.
-Late == decided = "committed"
+Tombstone == row = "none" /\ decided # "committed" /\ Write("aborted") /\ UNCHANGED home
 
 Probe ==
     /\ pc = "probing"
     /\ \/ row \in {"committed", "complete"} /\ pc' = "committing" /\ UNCHANGED Home
-       \/ row = "aborted" /\ ~Late /\ pc' = "aborting" /\ UNCHANGED Home
-       \/ Tombstone /\ pc' \in {"is unknown"} \cup IF Late THEN {} ELSE {"aborting"}
+       \/ row = "aborted" /\ pc' = "aborting" /\ UNCHANGED Home
+       \/ Tombstone /\ pc' \in {"aborting", "is unknown"}
        \/ pc' = "is unknown" /\ UNCHANGED Home
     /\ UNCHANGED <<part, vote>>
 
@@ -157,7 +154,7 @@ Spec == Init /\ [][Next]_vars
 AllOrNothing ==
     /\ decided = "committed" => \A p \in Participants : part[p] \in {"prepared", "committed", "cleared"}
     /\ decided # "committed" => \A p \in Participants : part[p] \notin {"committed", "cleared"}
-DecidedOnce == row \in {"committed", "complete"} => decided = "committed"
+DecidedOnce == row # "none" => decided = IF row = "aborted" THEN "aborted" ELSE "committed"
 ToldTheTruth == (pc = "is committed" => decided = "committed") /\ (pc = "is aborted" => decided # "committed")
 EvidenceStays == row = "committed" => \A p \in Participants : part[p] # "cleared"
 CompleteIsComplete == row = "complete" => \A p \in Participants : part[p] \in {"committed", "cleared"}

@@ -179,3 +179,9 @@ def test_a_retention_must_outlive_every_session_by_far() -> None:
     assert "at least 10 times session_limit_s (600)" in refusal(retention_s=5999)
     assert load(NODES, retention_s=6000).settings.retention_s == 6000
     assert "at least 10 times" in refusal({"a": {"url": "x", "session_limit_s": 10_000}})
+
+
+def test_a_retention_must_outlive_every_probe() -> None:
+    nodes = {"a": {"url": "sqlite:a.db", "session_limit_s": 1}}
+    assert "(1) and 90" in refusal(nodes, retention_s=89)
+    assert load(nodes, retention_s=90).settings.retention_s == 90

@@ -12,6 +12,7 @@ import pytest
 
 from nodoubt.engine.engine import Engine
 from nodoubt.engine.moments import Moment
+from nodoubt.nodes.contract import PROBE_S_MAX
 from nodoubt.nodes.memory_calls import Fate
 from nodoubt.nodes.memory_packets import DECISION
 from nodoubt.protocol.ids import new_gid, parse_text
@@ -78,6 +79,24 @@ async def test_behind_a_branch_that_was_listed(clock: str) -> None:
     stage, engine = await installed()
     gid = stage.leave("left")
     stage.on_call("right", "list", asleep(stage, engine, clock, gid))
+    report = await engine.settle(grace_s=0)
+    assert [doubt.case for doubt in report.waiting] == ["home-silent"]
+    assert stage.decision(gid) is None, "a tombstone for what may have been committed"
+    assert (await engine.settle(grace_s=0)).waiting == []
+
+
+async def test_between_the_last_look_at_the_clock_and_the_packet() -> None:
+    """Nobody but home can tell then."""
+    stage, engine = await installed()
+    gid = stage.leave("left")
+    home = stage.databases["home"]
+
+    def sleep() -> None:
+        stage.databases["left"].prepared.clear()
+        late_s = home.clock() + PROBE_S_MAX + 1.0
+        home.clock = lambda: late_s
+
+    stage.on_call("home", "probe", sleep)
     report = await engine.settle(grace_s=0)
     assert [doubt.case for doubt in report.waiting] == ["home-silent"]
     assert stage.decision(gid) is None, "a tombstone for what may have been committed"

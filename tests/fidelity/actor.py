@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from nodoubt.nodes.contract import ATOMIC, GATE_S_MAX, Isolation, Key, Terms
+from nodoubt.nodes.contract import ATOMIC, GATE_S_MAX, PROBE_S_MAX, Isolation, Key, Terms
 from nodoubt.nodes.dialect import Dialect, NodeSettings, Row, Session, Stillness
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.protocol.ids import BranchId
+from nodoubt.protocol.verdicts import HomeSays
 from nodoubt.sim.workload import OVERDRAFT, TEXTS
 from tests.fidelity.names import Names
+from tests.fidelity.recorder import Recorder
 
 DOMAIN = "fidelity"
 #: Longer than any script takes, and so short that it is over before any other limit.
@@ -43,52 +45,6 @@ _INSIDE = frozenset(
     }
 )
 _ANYWHERE = frozenset({"connect", "finish", "raw"})
-
-
-@dataclass(kw_only=True)
-class Recorder:
-    """Stands before a session and writes down what that is answered."""
-
-    inner: Session
-    names: Names
-    said: list[str]
-    is_quiet: bool = False
-    #: What would end the transaction is left out.
-    holds: bool = False
-
-    @property
-    def token(self) -> str:
-        return self.inner.token
-
-    def begin_later(self, sql: str) -> bool:
-        return self.inner.begin_later(sql)
-
-    async def command(self, sql: str) -> str:
-        tag: str = await self._noted(self.inner.command(sql))
-        self._say(f"= {tag}")
-        return tag
-
-    async def query(self, sql: str) -> Sequence[Row]:
-        rows: Sequence[Row] = await self._noted(self.inner.query(sql.removesuffix(";COMMIT") if self.holds else sql))
-        shown = self.names.rows([row for row in rows if "RECOVER" not in sql or self.names.is_ours(row[-1])])
-        # Where nothing is said of an order there is none.
-        self._say(f"= {shown if 'ORDER BY' in sql else sorted(shown, key=repr)}")
-        return rows
-
-    async def _noted(self, answer: Coroutine[Any, Any, Any]) -> Any:
-        try:
-            return await answer
-        except StatementFailed as failure:
-            key = f" {failure.constraint}" if failure.code in ("23505", "23514", "1062") else ""
-            self._say(f"! {failure.code}{self.names.plain(key)}")
-            raise
-        except ConnectionLost:
-            self._say("! lost")
-            raise
-
-    def _say(self, what: str) -> None:
-        if not self.is_quiet:
-            self.said.append(what)
 
 
 def terms_of(flags: Sequence[str], patience_s: float) -> Terms:
@@ -310,8 +266,16 @@ class Actor:
         await self._dialect.applied(self._recorder(), [(gid, 1) for gid in self._gids(numbers)])
 
     async def _probe(self, *numbers: str) -> None:
-        answers = await self._dialect.probe(self._recorder(), self._gids(numbers), self._timeout_s)
+        answers = await self._probed(self._recorder(), numbers, PROBE_S_MAX)
         self.said.append(f"probed: {sorted((self._names.known[gid], says.value) for gid, says in answers.items())}")
+
+    async def _late_probe(self, *numbers: str) -> None:
+        """A probe that was under way for too long."""
+        await self._probed(self._recorder(), numbers, -1.0)
+
+    async def _probed(self, recorder: Any, numbers: Sequence[str], within_s: float) -> Mapping[str, HomeSays]:
+        now_s = await self._dialect.before_probe(replace(recorder, is_quiet=True), self._timeout_s)
+        return await self._dialect.probe(recorder, self._gids(numbers), now_s + within_s)
 
     async def _half_probe(self, *numbers: str) -> None:
         """A probe whose transaction is left open."""
@@ -319,7 +283,7 @@ class Actor:
         recorder.holds = True
         if self._dialect.kind == "postgresql":
             await recorder.command("BEGIN")
-        await self._dialect.probe(recorder, self._gids(numbers), self._timeout_s)
+        await self._probed(recorder, numbers, PROBE_S_MAX)
         self._is_open = True
 
     async def _decisions(self, *numbers: str) -> None:
@@ -375,6 +339,7 @@ class Actor:
         "list": _list,
         "applied": _applied,
         "probe": _probe,
+        "late-probe": _late_probe,
         "half-probe": _half_probe,
         "evidence": _evidence,
         "insert": _insert,

@@ -107,7 +107,7 @@ def _prepares_what_failed(self: Any, b: Backend, name: str) -> Steps:
     return "PREPARE TRANSACTION", ()
 
 
-def _probes_nothing(self: Any, b: Backend, values: str) -> Answer:
+def _probes_nothing(self: Any, b: Backend, values: str, *until_s: str) -> Answer:
     return "", ()
 
 

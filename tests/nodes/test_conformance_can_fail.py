@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from nodoubt.nodes.contract import Answer, Ended, Listing, PreparedBranch, Said
+from nodoubt.nodes.contract import Answer, DecisionRow, Ended, Listing, PreparedBranch, Said, always
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.memory import MemoryDialect, MemoryNode
@@ -119,17 +120,35 @@ class ProbeAlwaysFresh(Mutant):
     """Every probe claims the tombstone as its own."""
 
     class dialect_class(MemoryDialect):  # noqa: N801
-        async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
-            return dict.fromkeys(await super().probe(session, gids, lock_timeout_s), HomeSays.FRESH)
+        async def probe(self, session: Session, gids: Sequence[str], until_s: float) -> Mapping[str, HomeSays]:
+            return dict.fromkeys(await super().probe(session, gids, until_s), HomeSays.FRESH)
 
 
 class ProbeWithoutTombstone(Mutant):
     """A probe only looks."""
 
     class dialect_class(MemoryDialect):  # noqa: N801
-        async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
+        async def probe(self, session: Session, gids: Sequence[str], until_s: float) -> Mapping[str, HomeSays]:
             rows = await self.decisions(session, gids)
             return {gid: rows[gid].says if gid in rows else HomeSays.FRESH for gid in gids}
+
+
+class ProbeAtAnyTime(Mutant):
+    """A probe never comes too late."""
+
+    class node_class(MemoryNode):  # noqa: N801
+        async def probe(self, gids: Sequence[str], in_time: Callable[[], bool] = always) -> Mapping[str, HomeSays]:
+            return await super().probe(gids)
+
+
+class CompleteKeepsAge(Mutant):
+    """The retention of a decision begins when it is made."""
+
+    class dialect_class(MemoryDialect):  # noqa: N801
+        async def decisions(self, session: Session, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
+            rows = await super().decisions(session, gids)
+            oldest_s = max((row.age_s for row in rows.values()), default=0.0)
+            return {gid: replace(row, age_s=oldest_s) for gid, row in rows.items()}
 
 
 class FinishInvents(Mutant):
@@ -260,6 +279,8 @@ MUTANTS: Mapping[type[Mutant], str] = {
     ConflictToldAsNo: "test_decide_after_a_tombstone_is_a_conflict",
     ProbeAlwaysFresh: "test_a_probe_inserts_one_tombstone",
     ProbeWithoutTombstone: "test_a_probe_inserts_one_tombstone",
+    ProbeAtAnyTime: "test_a_probe_that_comes_too_late_inserts_nothing",
+    CompleteKeepsAge: "test_a_decision_is_young_again_when_it_is_complete",
     FinishInvents: "test_a_branch_that_never_was_is_absent",
     ListHides: "test_the_list_shows_exactly_what_is_prepared",
     ListClaims: "test_foreign_branches_are_counted_and_left_alone",

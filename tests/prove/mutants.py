@@ -191,8 +191,8 @@ def _home_says(was: HomeSays, becomes: HomeSays) -> Callable[[Patch], None]:
 def owner_takes_busy_for_abort(patch: Patch) -> None:
     real = performer.probe_one
 
-    async def probe(home: Node | None, gid: str) -> HomeSays:
-        says = await real(home, gid)
+    async def probe(home: Node | None, gid: str, in_time: Callable[[], bool]) -> HomeSays:
+        says = await real(home, gid, in_time)
         return HomeSays.ABORTED if says is HomeSays.BUSY else says
 
     patch.setattr(performer, "probe_one", probe)
@@ -229,6 +229,17 @@ def tag_not_checked(patch: Patch) -> None:
 
 def no_session_limit(patch: Patch) -> None:
     patch.setattr(databases, "is_old", lambda truth: truth.row in ("complete", "aborted"))
+
+
+def expired_is_reported(patch: Patch) -> None:
+    """Of a home that takes tombstones that come too late: where the first line of defence is gone there is a second."""
+
+    async def of_settlers(self: Performer, order: m.Probe) -> m.Fact:
+        return await Performer._probe(self, order) if self.adopted else m.HomeSilent(reason="the owner does not ask")
+
+    patch.setattr(databases, "is_forgotten", lambda truth: False)
+    patch.setitem(performer._PERFORM, m.Probe, of_settlers)
+    _case("expired", Action.REPORT)(patch)
 
 
 def purge_what_is_open(patch: Patch) -> None:
@@ -294,12 +305,6 @@ MUTANTS = (
     Mutant(name="evidence dropped before completion", apply=evidence_before_completion, breaks="evidence was dropped"),
     Mutant(name="evidence not read", apply=evidence_is_not_asked, breaks="rolled-back-by-hand"),
     Mutant(
-        name="fresh tombstone trusted after purge",
-        apply=_case("expired", Action.REPORT),
-        breaks="branch 1: roll-back",
-        scope=Scope(branches=2, settlers=1, sleepers=True),
-    ),
-    Mutant(
         name="prepared branch left behind a tombstone",
         apply=_case("roll-back", Action.WAIT),
         breaks="nothing can be settled",
@@ -310,10 +315,11 @@ MUTANTS = (
         breaks="nothing can be settled",
     ),
     Mutant(
-        name="tombstone trusted after hours asleep",
-        apply=lambda patch: patch.setattr(Performer, "_is_late", False),
+        name="tombstone taken after hours asleep",
+        apply=lambda patch: patch.setattr(databases, "is_forgotten", lambda truth: False),
         breaks="told aborted, and it is committed",
     ),
+    Mutant(name="fresh tombstone trusted after purge", apply=expired_is_reported, breaks="branch 1: roll-back"),
     Mutant(name="tombstone purged while sessions live", apply=no_session_limit, breaks="rule 7"),
     Mutant(name="open decision purged", apply=purge_what_is_open, breaks="rule 7"),
 )

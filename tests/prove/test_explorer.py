@@ -12,7 +12,6 @@ from nodoubt.prove.story import tell
 
 SMALL = (
     Scope(branches=2, settlers=1),
-    Scope(branches=2, settlers=1, sleepers=True),
     Scope(branches=2, settlers=1, attached=True),
     Scope(branches=2, settlers=2, faults=frozenset({Fault.LOSS, Fault.CRASH})),
     Scope(branches=3, settlers=1, faults=frozenset({Fault.CRASH, Fault.LATENESS})),

@@ -41,7 +41,6 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--branches", type=int, choices=(2, 3), help="of the transaction, home's included")
     parser.add_argument("--settlers", type=int, choices=(0, 1, 2), help="at once, beside the owner (default: 1)")
     parser.add_argument("--faults", nargs="*", choices=FAULTS, help="what may go wrong (default: everything)")
-    parser.add_argument("--sleepers", action="store_true", help="a settler may sleep for longer than the retention")
     parser.add_argument(
         "--attached", action="store_true", help="prepared branches belong to their sessions, as on MariaDB"
     )
@@ -68,14 +67,13 @@ def _scopes(arguments: argparse.Namespace) -> tuple[Scope, ...]:
     from nodoubt.prove.explorer import STANDARD, Scope
 
     chosen = (arguments.branches, arguments.settlers, arguments.faults)
-    if chosen == (None, None, None) and not (arguments.sleepers or arguments.attached):
+    if chosen == (None, None, None) and not arguments.attached:
         return STANDARD
     return (
         Scope(
             branches=arguments.branches or 2,
             settlers=1 if arguments.settlers is None else arguments.settlers,
             faults=frozenset(Fault if arguments.faults is None else [Fault[name.upper()] for name in arguments.faults]),
-            sleepers=arguments.sleepers,
             attached=arguments.attached,
         ),
     )
@@ -104,7 +102,7 @@ def _title(scope: Scope) -> str:
 
     names = [fault.name.lower() for fault in Fault if fault in scope.faults]
     faults = "all faults" if len(names) == len(Fault) else ", ".join(names) or "pauses alone"
-    kind = (", sleepers" if scope.sleepers else "") + (", attached" if scope.attached else "")
+    kind = ", attached" if scope.attached else ""
     return f"{scope.branches} branches, {scope.settlers} settler{'s' * (scope.settlers != 1)}, {faults}{kind}"
 
 
@@ -120,7 +118,6 @@ def _as_json(findings: Findings, told: list[str]) -> dict[str, Any]:
         "branches": findings.scope.branches,
         "settlers": findings.scope.settlers,
         "faults": sorted(fault.name.lower() for fault in findings.scope.faults),
-        "sleepers": findings.scope.sleepers,
         "attached": findings.scope.attached,
         "states": findings.states,
         "transitions": findings.transitions,

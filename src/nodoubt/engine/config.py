@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from nodoubt.engine.engine import Settings
 from nodoubt.errors import ConfigError
+from nodoubt.nodes.contract import PROBE_S_MAX
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.protocol.ids import check_name
 
@@ -34,6 +35,8 @@ _SETTINGS = {f.name: f for f in fields(Settings) if f.name != "watch"}
 _NODE = {f.name: f for f in fields(NodeSettings)}
 #: Retention must outlive every session that could still insert the same key, with a wide margin (recovery rule 7).
 RETENTION_MARGIN = 10
+#: And every probe: one that begins when half of it is over must come to its end, and nobody's clock is the best.
+RETENTION_S_MIN = 3 * PROBE_S_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,8 +177,8 @@ def _expand(text: str) -> str:
 
 def _check(config: Config) -> None:
     longest_s = max(node.session_limit_s for node in config.nodes.values())
-    if config.settings.retention_s < RETENTION_MARGIN * longest_s:
+    if config.settings.retention_s < max(RETENTION_MARGIN * longest_s, RETENTION_S_MIN):
         raise ConfigError(
             f"retention_s = {config.settings.retention_s:g} is too short",
-            hint=f"it must be at least {RETENTION_MARGIN} times session_limit_s ({longest_s:g})",
+            hint=f"it must be at least {RETENTION_MARGIN} times session_limit_s ({longest_s:g}) and {RETENTION_S_MIN:g}",
         )

@@ -14,7 +14,7 @@ from typing import Unpack
 
 from nodoubt.engine.deadlines import Deadlines
 from nodoubt.engine.instant import Openings
-from nodoubt.engine.moments import Moment
+from nodoubt.engine.moments import Moment, in_time
 from nodoubt.engine.outcomes import outcome_of
 from nodoubt.engine.performer import Watch
 from nodoubt.engine.request import PLAIN, Wishes, request
@@ -268,9 +268,10 @@ class Engine:
                 for gid, (_, decided) in list(self._unknown.items()):
                     if decided.is_late(self.world, self.settings.retention_s):
                         del self._unknown[gid]
-                asked = [gid for gid, (at, _) in self._unknown.items() if at == home]
+                asked = {gid: decided for gid, (at, decided) in self._unknown.items() if at == home}
             try:
-                says = await self.nodes[home].probe(asked) if asked else {}
+                told = in_time(asked.values(), self.world, self.settings.retention_s)
+                says = await self.nodes[home].probe([*asked], told) if asked else {}
             except NodoubtError as error:
                 logger.info("not asked again yet: %s", error)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from nodoubt.nodes.world import World
@@ -22,3 +23,8 @@ class Moment(NamedTuple):
         """Whether what was so then may have been decided, carried out and purged since. Half of the retention is for packets."""
         passed_s = max((world.unix_ms() - self.unix_ms) / 1000, world.now() - self.now_s)
         return passed_s > retention_s / 2
+
+
+def in_time(moments: Collection[Moment], world: World, retention_s: float) -> Callable[[], bool]:
+    """What a probe asks: whether nobody has slept since one of these moments."""
+    return lambda: not any(moment.is_late(world, retention_s) for moment in moments)

@@ -205,7 +205,7 @@ class Performer:
         return self.decided is not None and self.decided.is_late(self._world, self._retention_s)
 
     async def _probe_home(self) -> HomeSays:
-        return await probe_one(self.home, self._machine.gid)
+        return await probe_one(self.home, self._machine.gid, lambda: not self._is_late)
 
     async def _read_home(self) -> HomeSays:
         """Without a tombstone, which would tell others that it was aborted."""
@@ -239,9 +239,9 @@ def _watched(watch: Watch, machine: Transaction, fact: m.Fact) -> list[m.Order]:
     return machine.take(fact)
 
 
-async def probe_one(home: Node | None, gid: str) -> HomeSays:
+async def probe_one(home: Node | None, gid: str, in_time: Callable[[], bool]) -> HomeSays:
     """Ask home about one gid."""
-    return (await home.probe([gid])).get(gid, HomeSays.BROKEN) if home else HomeSays.STRANGER
+    return (await home.probe([gid], in_time)).get(gid, HomeSays.BROKEN) if home else HomeSays.STRANGER
 
 
 _PERFORM: Mapping[type[m.Order], Callable[[Performer, Any], Coroutine[Any, Any, m.Fact | None]]] = {

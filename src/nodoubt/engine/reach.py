@@ -6,7 +6,7 @@ node that could not be opened yet is opened, and checked, by the first call that
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from nodoubt.engine.config import Config
@@ -25,6 +25,7 @@ from nodoubt.nodes.contract import (
     Listing,
     Node,
     Terms,
+    always,
 )
 from nodoubt.nodes.registry import make_node
 from nodoubt.protocol.ids import BranchId
@@ -81,8 +82,8 @@ class LateNode:
             return Ended.OWED
         return await node.finish(branch, commit=commit)
 
-    async def probe(self, gids: Sequence[str]) -> Mapping[str, HomeSays]:
-        return await (await self._opened()).probe(gids)
+    async def probe(self, gids: Sequence[str], in_time: Callable[[], bool] = always) -> Mapping[str, HomeSays]:
+        return await (await self._opened()).probe(gids, in_time)
 
     async def decisions(self, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
         return await (await self._opened()).decisions(gids)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from nodoubt.engine.moments import Moment
+from nodoubt.engine.moments import Moment, in_time
 from nodoubt.engine.performer import Adopted, Performer, Watch
 from nodoubt.errors import NodeUnavailable, NodoubtError
 from nodoubt.nodes.contract import DecisionRow, Node, PreparedBranch
@@ -76,7 +76,7 @@ class AnsweredHome:
         self._home = home
         self._says = says
 
-    async def probe(self, gids: Sequence[str]) -> Mapping[str, HomeSays]:
+    async def probe(self, gids: Sequence[str], in_time: Callable[[], bool]) -> Mapping[str, HomeSays]:
         return dict.fromkeys(gids, self._says)
 
     async def decisions(self, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
@@ -214,11 +214,8 @@ class Settler:
     async def _ask_homes(self, cases: Iterable[_Case], *, probing: bool) -> None:
         by_home: dict[tuple[str, bool], list[_Case]] = defaultdict(list)
         for case in cases:
-            # A tombstone for what was decided, carried out and purged since would be a lie. So a decision that was read is read
-            # again, not probed; and who slept asks in the next round.
-            probed = probing and case.row is None
-            if not (probed and case.seen.is_late(self._world, self._retention_s)):
-                by_home[case.home, probed].append(case)
+            # A decision that was read is read again, not probed: purged since, it would get a tombstone.
+            by_home[case.home, probing and case.row is None].append(case)
 
         async def ask(home: str, probed: bool, asked: Sequence[_Case]) -> None:
             node = self._nodes.get(home)
@@ -229,7 +226,9 @@ class Settler:
                 fallback = HomeSays.BROKEN if probed else HomeSays.FRESH
                 try:
                     if probed:
-                        says = await node.probe(gids)
+                        # Who slept meanwhile asks in the next round.
+                        seen = [case.seen for case in asked]
+                        says = await node.probe(gids, in_time(seen, self._world, self._retention_s))
                     else:
                         says = {gid: row.says for gid, row in (await node.decisions(gids)).items()}
                 except NodoubtError:

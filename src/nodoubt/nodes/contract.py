@@ -272,6 +272,15 @@ class Gate(Protocol):
 GATE_S_MAX = 2.0
 
 
+#: How long a probe may be under way: no step of recovery takes longer.
+PROBE_S_MAX = 30.0
+
+
+def always() -> bool:
+    """What is probed for cannot have been purged."""
+    return True
+
+
 class Node(Protocol):
     """A configured, named database."""
 
@@ -311,10 +320,14 @@ class Node(Protocol):
     async def finish(self, branch: BranchId, *, commit: bool) -> Ended:
         """Finish a branch that somebody else prepared. With ``commit=False`` a tombstone stands at home."""
 
-    async def probe(self, gids: Sequence[str]) -> Mapping[str, HomeSays]:
+    async def probe(self, gids: Sequence[str], in_time: Callable[[], bool] = always) -> Mapping[str, HomeSays]:
         """As home: read each decision, inserting a tombstone where there is none; forced to disk before it returns.
 
         Raises NodeUnavailable. A key that a committer holds for longer than a short lock time-out is ``BUSY``.
+
+        A tombstone for what was committed and purged would be a lie. So ``in_time`` is asked when nothing else is left to wait
+        for, and where it says no, or the tombstones come to home's data more than :data:`PROBE_S_MAX` behind that by home's own
+        clock, none is inserted, and NodeUnavailable is raised.
         """
 
     async def decisions(self, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
@@ -341,7 +354,8 @@ class Node(Protocol):
     async def purge(self, before_gid: str, retention_s: float, limit: int) -> int:
         """As home: delete up to ``limit`` complete rows and tombstones; returns how many.
 
-        Only rows that are older than ``retention_s`` by the node's own clock; ``before_gid`` merely narrows the search.
+        Only rows that became so longer than ``retention_s`` ago by the node's own clock, so that whoever saw a branch prepared
+        has that long to probe; ``before_gid`` merely narrows the search.
         """
 
     async def resolve(self, gid: str, *, commit: bool, reason: str) -> HomeSays:

@@ -189,8 +189,12 @@ class Dialect(Protocol):
     async def applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         """Which evidence is here."""
 
-    async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
-        """Insert missing tombstones, read all, forced to disk. Raises StatementFailed when a key stayed locked."""
+    async def before_probe(self, session: Session, lock_timeout_s: float) -> float:
+        """Make a session ready to probe; returns the database's clock, in seconds."""
+
+    async def probe(self, session: Session, gids: Sequence[str], until_s: float) -> Mapping[str, HomeSays]:
+        """Insert missing tombstones, read all, forced to disk. Raises StatementFailed when a key stayed locked, or the
+        database's clock says more than ``until_s``, where nothing is inserted."""
 
     async def decisions(self, session: Session, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
         """Read decisions."""

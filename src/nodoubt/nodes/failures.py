@@ -20,3 +20,8 @@ class StatementFailed(Exception):
 
 class ConnectionLost(Exception):
     """No answer came, or none that could be understood: the connection is gone and what was sent last is unknown."""
+
+
+def too_late() -> StatementFailed:
+    """A probe comes too late to insert a tombstone: see :meth:`nodoubt.nodes.contract.Node.probe`."""
+    return StatementFailed("", "asked too late: what is asked about may have been decided and forgotten meanwhile")

@@ -24,13 +24,14 @@ from nodoubt.nodes import mariadb_attached as attached
 from nodoubt.nodes import mariadb_isolation as isolated
 from nodoubt.nodes import mariadb_tables as tables
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
-from nodoubt.nodes.dialect import NodeSettings, Row, Session, Stillness
+from nodoubt.nodes.dialect import NodeSettings, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
 from nodoubt.nodes.mariadb_inspect import durable, inspect, may_list, too_old
+from nodoubt.nodes.mariadb_names import branch_of, spelt
 from nodoubt.nodes.mariadb_rules import RULES
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
-from nodoubt.protocol.ids import XA_FORMAT, BranchId, gid_unix_ms, parse_xa
+from nodoubt.protocol.ids import BranchId, gid_unix_ms
 from nodoubt.protocol.verdicts import HomeSays
 
 DUPLICATE_KEY = "1062"
@@ -108,10 +109,11 @@ class MariaDB:
         self._version = version
 
     def serve(self) -> str:
-        # At READ UNCOMMITTED it would believe what is not committed; the other settings change what rows it gets and writes.
+        # At READ UNCOMMITTED it would believe what is not committed; the other settings change what rows it gets and writes,
+        # and a zone with summer time knows some hours twice.
         return (
             f"SET SESSION TRANSACTION ISOLATION LEVEL {self._level};"
-            "SET SESSION sql_mode='STRICT_TRANS_TABLES',sql_select_limit=18446744073709551615"
+            "SET SESSION sql_mode='STRICT_TRANS_TABLES',sql_select_limit=18446744073709551615,time_zone='+00:00'"
         )
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
@@ -136,7 +138,7 @@ class MariaDB:
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         if read_only:
             return "SET SESSION TRANSACTION READ ONLY;START TRANSACTION;SAVEPOINT nodoubt_transaction"
-        return f"XA START {_xid(branch)}"
+        return f"XA START {spelt(branch)}"
 
     def begin_on(self, session: Session, branch: BranchId, *, read_only: bool, terms: Terms) -> str:
         known = isolated.tunable(self.snapshot_isolation)
@@ -167,7 +169,7 @@ class MariaDB:
         return f"RELEASE SAVEPOINT nodoubt_transaction;COMMIT;SET SESSION TRANSACTION READ WRITE{forced}"
 
     def prepare(self, branch: BranchId) -> str:
-        xid = _xid(branch)
+        xid = spelt(branch)
         # The evidence is also what keeps a branch that wrote nothing from vanishing with its session after XA PREPARE.
         return (
             f"INSERT INTO {self._schema}nodoubt_branch VALUES ('{branch.gid}',{branch.branch});"
@@ -175,7 +177,7 @@ class MariaDB:
         )
 
     def decide(self, branch: BranchId, participants: Mapping[int, str]) -> str:
-        xid, reason = _xid(branch), isolated.passing(self._schema, "''")
+        xid, reason = spelt(branch), isolated.passing(self._schema, "''")
         return (
             f"INSERT INTO {self._schema}nodoubt_decision (gid, decision, participants, complete, reason) VALUES"
             f" ('{branch.gid}','committed','{participants_json(participants)}',{0 if participants else 1},{reason});"
@@ -183,7 +185,7 @@ class MariaDB:
         )
 
     def finish(self, branch: BranchId, *, commit: bool) -> str:
-        return f"XA {'COMMIT' if commit else 'ROLLBACK'} {_xid(branch)}"
+        return f"XA {'COMMIT' if commit else 'ROLLBACK'} {spelt(branch)}"
 
     async def is_over(self, session: Session, branch: BranchId) -> bool:
         if branch.session in self._over:
@@ -196,7 +198,7 @@ class MariaDB:
         return ";".join(self._read_committed + attached.hidden(self._schema, gid, branch) for branch in branches)
 
     def reveal(self, branch: BranchId) -> str:
-        return attached.reveal(self._schema, branch, _xid(branch))
+        return attached.reveal(self._schema, branch, spelt(branch))
 
     def is_conflict(self, failure: StatementFailed) -> bool:
         # Asked about the decide packet alone, which carries no statement of the user and one INSERT. The key is called
@@ -214,7 +216,7 @@ class MariaDB:
         return failure.code in (LOCK_WAIT_TIMEOUT, LOCK_NOWAIT, DEADLOCK)
 
     async def undo(self, session: Session, branch: BranchId) -> bool:
-        xid = _xid(branch)
+        xid = spelt(branch)
         # It may have ended before, or a deadlock made it roll back only; XA ROLLBACK tells.
         with contextlib.suppress(StatementFailed):
             await session.command(f"XA END {xid}")
@@ -227,7 +229,7 @@ class MariaDB:
     async def prepared(self, session: Session, domain: str) -> Listing:
         # MySQL would show a foreign id's bytes as text; MariaDB sends them as they are.
         rows = await session.query("XA RECOVER" if self.is_mariadb else "XA RECOVER CONVERT XID")
-        found = [_branch_id(row) for row in rows]
+        found = [branch_of(row) for row in rows]
         # Those of other databases on this server are not even foreign.
         here = [branch for branch in found if branch is not None and self._is_here(branch)]
         ours = [branch for branch in here if branch.domain == domain]
@@ -250,13 +252,19 @@ class MariaDB:
         applied = f"SELECT gid, branch FROM {self._schema}nodoubt_branch WHERE gid IN ({gids});{self._forced}"
         return {(gid, branch) for gid, branch in await session.query(applied)} & set(branches)
 
-    async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
-        values = ",".join(f"({literal(gid)},'aborted','{{}}','')" for gid in sorted(gids))
+    async def before_probe(self, session: Session, lock_timeout_s: float) -> float:
+        set_limit = f"SET SESSION innodb_lock_wait_timeout = {math.ceil(lock_timeout_s)}"
+        ((now_s,),) = await session.query(f"{set_limit};{self.clock}")
+        return float(now_s)
+
+    async def probe(self, session: Session, gids: Sequence[str], until_s: float) -> Mapping[str, HomeSays]:
+        # Too late, it is NULL, which no reason can be.
+        values = ",".join(f"({literal(gid)},'aborted','{{}}',@nodoubt_reason)" for gid in sorted(gids))
         # After the insert all rows are locked: those without a probe are its own, whoever else probes meanwhile. Each row
         # was changed, so the commit forces the log, and with it every decision that was read. All in one packet: between
         # two of them a line that goes dead would leave the keys locked, and the gids in doubt.
         rows = await session.query(
-            f"SET SESSION innodb_lock_wait_timeout = {math.ceil(lock_timeout_s)};{self._read_committed}START TRANSACTION;"
+            f"SET @nodoubt_reason = IF({_NOW_S} < {until_s:f}, '', NULL);{self._read_committed}START TRANSACTION;"
             f"INSERT INTO {self._schema}nodoubt_decision (gid, decision, participants, reason) VALUES {values}"
             f" ON DUPLICATE KEY UPDATE probes = probes + 1;{self._select} WHERE gid IN ({literals(gids)});COMMIT"
         )
@@ -289,7 +297,8 @@ class MariaDB:
     def complete(self, gids: Sequence[str]) -> str:
         # The count makes it a write, and so forced to disk, even where the row was complete already.
         return (
-            f"UPDATE {self._schema}nodoubt_decision SET complete = 1, probes = probes + 1"
+            f"UPDATE {self._schema}nodoubt_decision SET decided_at = IF(complete, decided_at, NOW(6)), complete = 1,"
+            " probes = probes + 1"
             f" WHERE gid IN ({literals(gids)})"
         )
 
@@ -374,22 +383,6 @@ class MariaDB:
             "INSERT INTO nodoubt_node (name, domain, id, schema_version)"
             f" VALUES ({literal(name)}, {literal(domain)}, {random}, {SCHEMA_VERSION})"
         )
-
-
-def _xid(branch: BranchId) -> str:
-    """A branch's id as XA statements want it; its parts hold nothing that needs quoting."""
-    gtrid, bqual = branch.xa()
-    return f"'{gtrid}','{bqual}',{XA_FORMAT}"
-
-
-def _branch_id(row: Row) -> BranchId | None:
-    """Read a row of XA RECOVER; None if the id is not ours."""
-    format_id, gtrid_length, bqual_length, data = row
-    raw = bytes.fromhex(data.removeprefix("0x")) if isinstance(data, str) else bytes(data)
-    if format_id != XA_FORMAT or len(raw) != gtrid_length + bqual_length or not raw.isascii():
-        return None
-    text = raw.decode("ascii")
-    return parse_xa(text[:gtrid_length], text[gtrid_length:])
 
 
 def _is(column: str, text: str) -> str:

@@ -267,9 +267,13 @@ class MemoryDialect(Detached):
         there = {key for key, _ in await session.query(f"rows {BRANCH}")}
         return {(gid, branch) for gid, branch in branches if f"{gid} {branch}" in there}
 
-    async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
+    async def before_probe(self, session: Session, lock_timeout_s: float) -> float:
+        ((now_s,),) = await session.query("now")
+        return float(now_s)
+
+    async def probe(self, session: Session, gids: Sequence[str], until_s: float) -> Mapping[str, HomeSays]:
         # One key after the other, so that two probes of the same keys never wait for each other.
-        fresh: dict[str, bool] = dict(await session.query(" ".join(["probe", *sorted(gids)])))
+        fresh: dict[str, bool] = dict(await session.query(" ".join(["probe", repr(until_s), *sorted(gids)])))
         rows = await self.decisions(session, gids)
         return {gid: HomeSays.FRESH if fresh[gid] else row.says for gid, row in rows.items()}
 

@@ -23,6 +23,7 @@ READ_ONLY = "read-only"
 ILLEGAL = "illegal"
 INJECTED = "injected"
 CHANGED = "changed"
+LATE = "late"
 
 
 class Lost(Exception):

@@ -20,6 +20,7 @@ from nodoubt.nodes.memory_calls import (
     DUPLICATE,
     ILLEGAL,
     INJECTED,
+    LATE,
     LOCKED,
     MISSING,
     READ_ONLY,
@@ -318,6 +319,10 @@ class MemoryDatabase:
 
     def _do_now(self, session: int) -> list[tuple[float]]:
         return [(self.clock(),)]
+
+    def _do_require_before(self, session: int, until_s: float) -> None:
+        if self.clock() > until_s:
+            raise Refused(LATE, "it comes too late")
 
     def _do_update(self, session: int, table: str, change: Callable[[dict[str, Any]], Any]) -> Any:
         return change(self.tables[table])

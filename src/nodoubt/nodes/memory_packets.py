@@ -43,7 +43,8 @@ def _change(change: Callable[[dict[str, Any]], Any], table: str) -> Steps:
 
 def _complete(database: MemoryDatabase, *gids: str) -> Steps:
     def change(rows: dict[str, Any]) -> None:
-        rows.update({gid: [*rows[gid][:2], True, *rows[gid][3:]] for gid in gids if gid in rows})
+        now_s = database.clock()
+        rows.update({g: [*rows[g][:2], True, now_s, rows[g][4]] for g in gids if g in rows and not rows[g][2]})
 
     return _change(change, DECISION)
 
@@ -111,8 +112,9 @@ PACKETS: Mapping[str, Callable[..., Steps]] = {
     "list": lambda _: (("list",),),
     "rows": lambda _, table: (("rows", table),),
     "end": lambda _, handle: (("end", int(handle)),),
-    "probe": lambda db, *gids: _alone(
-        *(("insert_missing", DECISION, gid, _row(db, "aborted", "{}", complete=False)) for gid in gids)
+    "probe": lambda db, until_s, *gids: _alone(
+        ("require_before", float(until_s)),
+        *(("insert_missing", DECISION, gid, _row(db, "aborted", "{}", complete=False)) for gid in gids),
     ),
     "resolve": lambda db, gid, decision, *reason: _alone(
         ("insert_missing", DECISION, gid, _row(db, decision, "{}", complete=False, reason=" ".join(reason)))

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
 from nodoubt.nodes.dialect import Detached, NodeSettings, Session, Stillness
-from nodoubt.nodes.failures import StatementFailed
+from nodoubt.nodes.failures import StatementFailed, too_late
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable, check_same
 from nodoubt.nodes.postgresql_inspect import STANDBY, durable, inspect
 from nodoubt.nodes.postgresql_locks import advisory_locks
@@ -72,6 +72,8 @@ RULES = Rules(
 _OURS = "SET CONSTRAINTS ALL IMMEDIATE;SET LOCAL ROLE NONE;SET LOCAL synchronous_commit=on;"
 #: As no setting of the session or the database spells it otherwise.
 _STARTED = "extract(epoch FROM backend_start)::text"
+
+_NOW_S = "extract(epoch FROM clock_timestamp())::float8"
 
 UNIQUE_VIOLATION = "23505"
 UNDEFINED_OBJECT = "42704"
@@ -252,21 +254,28 @@ class PostgreSQL(Detached):
         rows = await session.query(f"SELECT gid, branch FROM nodoubt.branch WHERE gid IN ({gids})")
         return {(gid, branch) for gid, branch in rows} & set(branches)
 
-    async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
-        values = ",".join(f"({literal(gid)},'aborted')" for gid in sorted(gids))
-        await session.command(
-            f"SET lock_timeout = {_ms(lock_timeout_s)};SET synchronous_commit = on;"
-            "SET default_transaction_isolation = 'read committed'"
+    async def before_probe(self, session: Session, lock_timeout_s: float) -> float:
+        ((now_s, *_),) = await session.query(
+            f"SELECT {_NOW_S}, set_config('lock_timeout', '{_ms(lock_timeout_s)}', false),"
+            " set_config('synchronous_commit', 'on', false),"
+            " set_config('default_transaction_isolation', 'read committed', false)"
         )
+        return float(now_s)
+
+    async def probe(self, session: Session, gids: Sequence[str], until_s: float) -> Mapping[str, HomeSays]:
+        values = ",".join(f"({literal(gid)})" for gid in sorted(gids))
         # ON CONFLICT DO NOTHING waits for a committer that holds the key, as a plain INSERT would. A transaction by itself:
         # between the packets of a longer one a line that goes dead would leave the key locked, and the gid in doubt.
         fresh = await session.query(
-            f"INSERT INTO nodoubt.decision (gid, decision) VALUES {values} ON CONFLICT DO NOTHING RETURNING gid"
+            f"INSERT INTO nodoubt.decision (gid, decision) SELECT gid, 'aborted' FROM (VALUES {values}) AS asked (gid)"
+            f" WHERE {_NOW_S} < {until_s:f} ON CONFLICT DO NOTHING RETURNING gid"
         )
         answers = {gid: HomeSays.FRESH for (gid,) in fresh}
         known = [gid for gid in gids if gid not in answers]
         if known:
             answers.update({gid: row.says for gid, row in (await self.decisions(session, known)).items()})
+        if len(answers) < len(set(gids)):
+            raise too_late()
         return answers
 
     async def decisions(self, session: Session, gids: Sequence[str]) -> Mapping[str, DecisionRow]:
@@ -282,7 +291,8 @@ class PostgreSQL(Detached):
     def complete(self, gids: Sequence[str]) -> str:
         return (
             "BEGIN;SET LOCAL synchronous_commit = on;"
-            f"UPDATE nodoubt.decision SET complete = true WHERE gid IN ({literals(gids)});COMMIT"
+            "UPDATE nodoubt.decision SET complete = true, decided_at = DEFAULT"
+            f" WHERE gid IN ({literals(gids)}) AND NOT complete;COMMIT"
         )
 
     def drop_evidence(self, gids: Sequence[str]) -> str:

@@ -13,9 +13,20 @@ from typing import Any
 
 from nodoubt.errors import ConfigError, NodeUnavailable, NodoubtError
 from nodoubt.nodes import sql_attached as attached
-from nodoubt.nodes.contract import ATOMIC, GATE_S_MAX, DecisionRow, Ended, Finding, Isolation, Listing, Terms
+from nodoubt.nodes.contract import (
+    ATOMIC,
+    GATE_S_MAX,
+    PROBE_S_MAX,
+    DecisionRow,
+    Ended,
+    Finding,
+    Isolation,
+    Listing,
+    Terms,
+    always,
+)
 from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings, Row, Session
-from nodoubt.nodes.failures import ConnectionLost, StatementFailed
+from nodoubt.nodes.failures import ConnectionLost, StatementFailed, too_late
 from nodoubt.nodes.findings import compared
 from nodoubt.nodes.pool import Pool
 from nodoubt.nodes.sql_branch import SqlBranch
@@ -28,7 +39,7 @@ from nodoubt.protocol.verdicts import HomeSays
 logger = logging.getLogger("nodoubt")
 
 #: No step of recovery takes longer, or its session is cut off and the step is tried again in a later round.
-SERVICE_S_MAX = 30.0
+SERVICE_S_MAX = PROBE_S_MAX
 #: How often a branch is finished again within one call, after its session was ended or the branch was revealed.
 FINISHES_MAX = 5
 
@@ -287,11 +298,15 @@ class SqlNode:
             return Ended.APPLIED if key in await self.dialect.applied(session, [key]) else Ended.ABSENT
         return Ended.OWED
 
-    async def probe(self, gids: Sequence[str]) -> Mapping[str, HomeSays]:
+    async def probe(self, gids: Sequence[str], in_time: Callable[[], bool] = always) -> Mapping[str, HomeSays]:
+        async def step(session: Session) -> Mapping[str, HomeSays]:
+            now_s = await self.dialect.before_probe(session, self._settings.lock_timeout_s)
+            if not in_time():
+                raise too_late()
+            return await self.dialect.probe(session, gids, now_s + PROBE_S_MAX)
+
         try:
-            answers: Mapping[str, HomeSays] = await self._serve(
-                "be probed", lambda session: self.dialect.probe(session, gids, self._settings.lock_timeout_s)
-            )
+            answers: Mapping[str, HomeSays] = await self._serve("be probed", step)
         except NodeUnavailable as error:
             if not isinstance(error.__cause__, StatementFailed) or not self.dialect.is_locked(error.__cause__):
                 raise
@@ -301,7 +316,7 @@ class SqlNode:
                 return {gids[0]: HomeSays.BUSY}
             # One key in use must not keep the others in doubt: halve the batch until it stands alone.
             middle = len(gids) // 2
-            return {**await self.probe(gids[:middle]), **await self.probe(gids[middle:])}
+            return {**await self.probe(gids[:middle], in_time), **await self.probe(gids[middle:], in_time)}
         return answers
 
     async def decisions(self, gids: Sequence[str]) -> Mapping[str, DecisionRow]:

@@ -45,9 +45,10 @@ from nodoubt.nodes.contract import (
     Listing,
     PreparedBranch,
     Terms,
+    always,
 )
 from nodoubt.nodes.dialect import NodeSettings
-from nodoubt.nodes.failures import StatementFailed
+from nodoubt.nodes.failures import StatementFailed, too_late
 from nodoubt.nodes.identity import check_identity
 from nodoubt.nodes.sqlite_branch import SQLiteBranch
 from nodoubt.nodes.sqlite_gate import SQLiteGate
@@ -297,18 +298,21 @@ class SQLiteNode:
             self.journal.drop()
         return Ended.DONE
 
-    async def probe(self, gids: Sequence[str]) -> Mapping[str, HomeSays]:
+    async def probe(self, gids: Sequence[str], in_time: Callable[[], bool] = always) -> Mapping[str, HomeSays]:
         # What stands is read without the lock: a branch that waits for us may hold it.
         known = {gid: row.says for gid, row in (await self.decisions(gids)).items()}
         missing = [gid for gid in gids if gid not in known]
         if not missing:
             return known
+
+        def insert(session: Session) -> Mapping[str, HomeSays]:
+            # While we hold the lock, nobody forgets anything.
+            if not in_time():
+                raise too_late()
+            return tables.insert_tombstones(session, missing)
+
         try:
-            answers = await self._write(
-                "be probed",
-                lambda session: tables.insert_tombstones(session, missing),
-                self.settings.lock_timeout_s,
-            )
+            answers = await self._write("be probed", insert, self.settings.lock_timeout_s)
         except Locked:
             answers = dict.fromkeys(missing, HomeSays.BUSY)
         return {**known, **answers}

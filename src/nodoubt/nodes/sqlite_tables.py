@@ -127,7 +127,10 @@ def unfinished(session: Session, limit: int) -> Sequence[DecisionRow]:
 
 def complete(session: Session, gids: Sequence[str]) -> None:
     """Mark decisions complete."""
-    session.command(f"UPDATE main.nodoubt_decision SET complete = 1 WHERE {_GIDS}", json.dumps(list(gids)))
+    session.command(
+        f"UPDATE main.nodoubt_decision SET complete = 1, decided_at = unixepoch('subsec') WHERE complete = 0 AND {_GIDS}",
+        json.dumps(list(gids)),
+    )
 
 
 def old_evidence(session: Session, before_gid: str, limit: int) -> Sequence[str]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from nodoubt.prove.wire import LATE, LOST
+from nodoubt.prove.wire import LOST
 
 
 class Home(StrEnum):
@@ -96,9 +96,9 @@ def _at_home(truth: Truth, node: int, verb: str) -> tuple[Truth, str]:
         case "undo" | "end session":
             return over, "yes"
         case "probe":
-            # Whoever made the first decision forgotten let the retention pass: all clocks show it.
-            late = f" {LATE}" if truth.decided == "committed" and row in ("", "aborted") else ""
-            return truth if row else truth.decide("aborted"), (row or "fresh") + late
+            if is_forgotten(truth):
+                return truth, "too late"
+            return truth if row else truth.decide("aborted"), row or "fresh"
         case "read":
             return truth, row or "no"
         case "unfinished":
@@ -110,6 +110,11 @@ def _at_home(truth: Truth, node: int, verb: str) -> tuple[Truth, str]:
         case "list" | "applied" | "old evidence" | "drop evidence" | "purge":
             return truth, "no"
     raise AssertionError(verb)
+
+
+def is_forgotten(truth: Truth) -> bool:
+    """Whether a decision was purged, so that the retention has passed since anybody could see a branch in doubt."""
+    return truth.decided == "committed" and not truth.row
 
 
 def is_old(truth: Truth) -> bool:

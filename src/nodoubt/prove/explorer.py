@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ State = tuple[int, ...]
 class Move(NamedTuple):
     """What one process, or the databases by themselves, may do next. ``node`` and ``verb`` name the call, ``how`` its end.
 
-    ``lingers`` numbers a packet that is on its way afterwards, 0 for none. ``forgets``: a complete decision is purged.
+    ``lingers`` numbers a packet that is on its way afterwards, 0 for none.
     """
 
     truth: int
@@ -34,7 +34,6 @@ class Move(NamedTuple):
     fault: Fault | None = None
     lingers: int = 0
     wrong: str = ""
-    forgets: bool = False
 
 
 class Step(NamedTuple):
@@ -49,14 +48,12 @@ class Step(NamedTuple):
 class Scope:
     """How large a world is, and what may go wrong in it.
 
-    ``branches`` counts home's; two or three. ``sleepers``: a settler may stop in the middle of a round for longer than the
-    retention. ``attached``: prepared branches belong to their sessions, as on MariaDB.
+    ``branches`` counts home's; two or three. ``attached``: prepared branches belong to their sessions, as on MariaDB.
     """
 
     branches: int
     settlers: int
     faults: frozenset[Fault] = frozenset(Fault)
-    sleepers: bool = False
     attached: bool = False
 
 
@@ -126,18 +123,13 @@ class World:
         for index, settler in enumerate(settlers):
             who, before, behind = f"settler {index + 1}", settlers[:index], settlers[index + 1 :]
             for move in self._moves(truth, settler):
-                if not (packet and move.lingers) and (not move.forgets or self._may_forget(settlers)):
+                if not (packet and move.lingers):
                     yield Step(who, move, (move.truth, owner, move.lingers or packet, *before, move.local, *behind))
         for move in self._surprises(truth):
             yield Step("databases", move, (move.truth, *state[1:]))
         if packet:
             for move in self._arrivals(truth, packet):
-                if not move.forgets or self._may_forget(settlers):
-                    yield Step("network", move, (move.truth, owner, move.lingers, *settlers))
-
-    def _may_forget(self, settlers: Sequence[int]) -> bool:
-        """Assumed, if it is not said that they may: no settler sleeps in the middle of a round for longer than the retention."""
-        return self.scope.sleepers or all(self.locals.program(settler) != "settle" for settler in settlers if settler)
+                yield Step("network", move, (move.truth, owner, move.lingers, *settlers))
 
     def wrong(self, state: State) -> str:
         """The invariant that a state breaks, if it breaks one."""
@@ -180,8 +172,8 @@ class World:
                 after = self.locals.after(local, call, effect.answer)
                 wrong = next(invariants.broken_by(truth, effect.truth), "") or self.locals[after].alarm
                 lingers = self.packets.index((node, verb)) if effect.lingers else 0
-                here, forgets = self._number(effect.truth), _forgets(truth, verb, effect.truth)
-                yield Move(here, after, node, verb, effect.how, effect.answer, effect.fault, lingers, wrong, forgets)
+                here = self._number(effect.truth)
+                yield Move(here, after, node, verb, effect.how, effect.answer, effect.fault, lingers, wrong)
             if verb in ("prepare", "decide") and Fault.LATENESS in self.scope.faults:
                 crashed = databases.late(crashed, node)
         if waiting:
@@ -208,9 +200,8 @@ class World:
         if key not in self._of_network:
             truth, (node, verb) = self.truths[number], self.packets[packet]
             after = databases.carry_out(truth, node, verb)[0]
-            wrong, forgets = next(invariants.broken_by(truth, after), ""), _forgets(truth, verb, after)
-            here = self._number(after)
-            late = Move(here, 0, node, verb, "arrives late", wrong=wrong, forgets=forgets)
+            wrong = next(invariants.broken_by(truth, after), "")
+            late = Move(self._number(after), 0, node, verb, "arrives late", wrong=wrong)
             self._of_network[key] = [
                 Move(number, 0, node, verb, "is lost for good"),
                 late,
@@ -224,15 +215,10 @@ def _ordered(state: State) -> State:
     return state if len(state) < 5 or state[3] <= state[4] else (*state[:3], state[4], state[3])
 
 
-def _forgets(before: Truth, verb: str, after: Truth) -> bool:
-    return verb == "purge" and before.row == "complete" and after != before
-
-
 #: What `nodoubt prove enumerate` goes through: everything that fits into some minutes, in an order that keeps two cores
 #: at work until the end.
 STANDARD = (
     Scope(branches=2, settlers=1),
-    Scope(branches=2, settlers=1, sleepers=True),
     Scope(branches=2, settlers=1, attached=True),
     Scope(branches=3, settlers=1, faults=frozenset({Fault.LOSS, Fault.CRASH})),
     Scope(branches=3, settlers=1, faults=frozenset({Fault.SILENCE, Fault.CRASH})),

@@ -38,10 +38,6 @@ class Locals:
         """Which database a process means by a node."""
         return 3 - node if number & 1 and node and self._branches > 2 else node
 
-    def program(self, number: int) -> str:
-        """What a process is running."""
-        return self._answers[number >> 1][0]
-
     def start(self, program: str) -> int:
         """A process at its first call whose answer matters."""
         return self._reached(program, {})

@@ -144,10 +144,6 @@ class SteppedWorld:
 
     interrupts = True
 
-    def __init__(self) -> None:
-        #: Whether the retention has passed since the transaction began.
-        self.is_late = False
-
     def loop(self) -> object:
         return None
 
@@ -155,7 +151,7 @@ class SteppedWorld:
         return 0.0
 
     def unix_ms(self) -> int:
-        return UNIX_MS + self.is_late
+        return UNIX_MS
 
     def random(self, count: int) -> bytes:
         return bytes(count)

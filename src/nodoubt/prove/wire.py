@@ -27,10 +27,8 @@ GID = new_gid(UNIX_MS, bytes(10))
 
 #: Answers that every call may get instead of its own.
 LOST = "lost"
-#: Said behind an answer of home, when the retention has passed since it forgot its first decision.
-LATE = "late"
 #: Errors that a database answers with.
-ERRORS = frozenset({"refused", "duplicate", "missing", "busy"})
+ERRORS = frozenset({"refused", "duplicate", "missing", "busy", "too late"})
 
 
 class SteppedSession(Session):
@@ -127,10 +125,11 @@ class SteppedDialect(MemoryDialect):
     async def applied(self, session: Session, branches: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
         return set(branches) if await session.query("applied") else set()
 
-    async def probe(self, session: Session, gids: Sequence[str], lock_timeout_s: float) -> Mapping[str, HomeSays]:
-        answer, _, late = (await session.command("probe")).partition(" ")
-        self._world.is_late |= late == LATE
-        rows = self._rows(answer)
+    async def before_probe(self, session: Session, lock_timeout_s: float) -> float:
+        return 0.0
+
+    async def probe(self, session: Session, gids: Sequence[str], until_s: float) -> Mapping[str, HomeSays]:
+        rows = self._rows(await session.command("probe"))
         return {gid: rows[gid].says if gid in rows else HomeSays.FRESH for gid in gids}
 
     async def decisions(self, session: Session, gids: Sequence[str]) -> Mapping[str, DecisionRow]:

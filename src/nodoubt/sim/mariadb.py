@@ -79,9 +79,15 @@ class MariaDBServer(MariaDBBranches):
         txn.writes[DECISION, gid] = ("committed", participants, complete == "1", self.clock_s(), "", 0)
         return "1", ()
 
+    def _set_reason(self, b: Backend, until_s: str) -> Answer:
+        b.settings["reason"] = "" if self.clock_s() < float(until_s) else None
+        return OK
+
     def _probe(self, b: Backend, values: str) -> Steps:
         count = 0
-        for gid in quoted(values)[::4]:
+        if b.settings["reason"] is None:
+            raise self.failed(b, SqlError("1048", "Column 'reason' cannot be null"))
+        for gid in quoted(values)[::3]:
             txn = yield from self.write(b, DECISION, gid)
             row = self.store.read(txn, DECISION, gid)
             probed = ("aborted", "{}", False, self.clock_s(), "", 0) if row is None else (*row[:5], row[5] + 1)
@@ -110,7 +116,8 @@ class MariaDBServer(MariaDBBranches):
                 count += 1
                 if complete:
                     self.completing(gid)
-                txn.writes[DECISION, gid] = (*row[:2], row[2] or complete, *row[3:5], row[5] + 1)
+                since_s = self.clock_s() if complete and not row[2] else row[3]
+                txn.writes[DECISION, gid] = (*row[:2], row[2] or complete, since_s, row[4], row[5] + 1)
         return (yield from self.implicit(b, count))
 
     def _applied(self, b: Backend, gids: str) -> Answer:
@@ -335,7 +342,7 @@ class MariaDBServer(MariaDBBranches):
         ),
         (r"INSERT INTO \S*nodoubt_decision .* VALUES (.*) ON DUPLICATE KEY UPDATE .*", _probe),
         (r"UPDATE \S*nodoubt_decision SET probes = .* IN \((.*)\)", partial(_touch, complete=False)),
-        (r"UPDATE \S*nodoubt_decision SET complete = 1.* IN \((.*)\)", partial(_touch, complete=True)),
+        (r"UPDATE \S*nodoubt_decision SET decided_at = .* IN \((.*)\)", partial(_touch, complete=True)),
         (r"UPDATE list SET items = CONCAT\(items, %s\) WHERE id = %s", _append),
         (r"UPDATE account SET balance = balance \+ %s WHERE id = %s", _move),
         (r"DELETE FROM \S*nodoubt_branch WHERE gid IN (.*)", _drop_evidence),
@@ -367,6 +374,7 @@ class MariaDBServer(MariaDBBranches):
         (r"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", _nothing),
         (r"SET TRANSACTION ISOLATION LEVEL (READ COMMITTED|REPEATABLE READ|SERIALIZABLE)", _next_level),
         (r"SET (@nodoubt_\w+=@@.*)", _keep),
+        (r"SET @nodoubt_reason = IF\(.* < (\S+), '', NULL\)", _set_reason),
         (r"SET SESSION (\w+=.*)", _set),
         (r"KILL (\d+)", _kill),
     )

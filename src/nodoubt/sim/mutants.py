@@ -48,7 +48,7 @@ def _lost_is(fact: m.Fact) -> Callable[..., Any]:
     return decide
 
 
-async def _read_only_probe(self: SqlNode, gids: Sequence[str]) -> Mapping[str, HomeSays]:
+async def _read_only_probe(self: SqlNode, gids: Sequence[str], in_time: Callable[[], bool]) -> Mapping[str, HomeSays]:
     rows = await self.decisions(gids)
     return {gid: rows[gid].says if gid in rows else HomeSays.FRESH for gid in gids}
 

@@ -40,11 +40,15 @@ class PostgreSQLServer(PostgreSQLTransactions):
         txn.writes[DECISION, gid] = ("committed", participants, complete == "true", self.clock_s(), "")
         return "INSERT 0 1", ()
 
-    def _probe(self, b: Backend, values: str) -> Steps:
+    def _before_probe(self, b: Backend, milliseconds: str) -> Answer:
+        self._for_good(b, milliseconds, setting="lock_timeout_s")
+        return "", [(self.clock_s(), milliseconds, "on", "read committed")]
+
+    def _probe(self, b: Backend, values: str, until_s: str) -> Steps:
         fresh = []
-        for gid in quoted(values)[::2]:
+        for gid in quoted(values):
             txn = b.txn
-            if self.store.read(txn, DECISION, gid) is not None:
+            if self.clock_s() >= float(until_s) or self.store.read(txn, DECISION, gid) is not None:
                 continue
             txn = yield from self.write(b, DECISION, gid)
             if self.store.read(txn, DECISION, gid) is None:
@@ -78,11 +82,12 @@ class PostgreSQLServer(PostgreSQLTransactions):
         return found
 
     def _complete(self, b: Backend, gids: str) -> Steps:
-        found = yield from self._there(b, DECISION, quoted(gids))
+        rows = self.store.rows(b.txn, DECISION)
+        found = yield from self._there(b, DECISION, [gid for gid in quoted(gids) if gid in rows and not rows[gid][2]])
         for gid in found:
-            self.completing(gid)
-            row = self.store.read(b.txn, DECISION, gid)
-            b.txn.writes[DECISION, gid] = (*row[:2], True, *row[3:])  # type: ignore[union-attr]
+            if not (row := self.store.read(b.txn, DECISION, gid))[2]:
+                self.completing(gid)
+                b.txn.writes[DECISION, gid] = (*row[:2], True, self.clock_s(), row[4])  # type: ignore[union-attr]
         return f"UPDATE {len(found)}", ()
 
     def _applied(self, b: Backend, gids: str) -> Answer:
@@ -195,11 +200,8 @@ class PostgreSQLServer(PostgreSQLTransactions):
         (r"SET CONSTRAINTS ALL IMMEDIATE", _set),
         (r"SET (?:LOCAL )?ROLE NONE", _set),
         (r"RESET ROLE", lambda *_: ("RESET", ())),
-        (r"SET synchronous_commit = on", _set),
-        (r"SET default_transaction_isolation = 'read committed'", _set),
         (r"SET LOCAL lock_timeout = (\d+)", partial(_for_now, setting="lock_timeout_s")),
         (r"SET LOCAL idle_in_transaction_session_timeout = (\d+)", partial(_for_now, setting="idle_limit_s")),
-        (r"SET lock_timeout = (\d+)", partial(_for_good, setting="lock_timeout_s")),
         (r"SET idle_in_transaction_session_timeout = (\d+)", partial(_for_good, setting="idle_limit_s")),
         (r"SELECT 1", PostgreSQLTransactions.first_query),
         (r"SELECT pg_advisory_xact_lock(_shared)?\((\d+)\)", PostgreSQLTransactions.lock_key),
@@ -214,8 +216,9 @@ class PostgreSQLServer(PostgreSQLTransactions):
         (r"SELECT name, domain, id, schema_version FROM nodoubt.node", _identity),
         (r"SELECT current_setting\(.* FROM pg_roles .*", _server),
         (r"SELECT items FROM list WHERE id = \$1", _look),
-        (r"INSERT INTO nodoubt.decision \(gid, decision\) VALUES (.*) ON CONFLICT DO NOTHING RETURNING gid", _probe),
-        (r"UPDATE nodoubt.decision SET complete = true WHERE gid IN \((.*)\)", _complete),
+        (r"SELECT extract\(.*, set_config\('lock_timeout', '(\d+)', false\), .*", _before_probe),
+        (r"INSERT INTO nodoubt.decision .* \(VALUES (.*)\) AS .* < (\S+) ON CONFLICT DO NOTHING RETURNING gid", _probe),
+        (r"UPDATE nodoubt.decision SET complete = true, .* WHERE gid IN \((.*)\) AND NOT complete", _complete),
         (r"UPDATE list SET items = items \|\| \$1 WHERE id = \$2", _append),
         (r"UPDATE account SET balance = balance \+ \$1 WHERE id = \$2", _move),
         (r"DELETE FROM nodoubt.branch WHERE gid IN \((.*)\)", _drop_evidence),

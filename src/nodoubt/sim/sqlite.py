@@ -274,9 +274,9 @@ class SimulatedSQLite:
     def _complete(self, gids: str) -> None:
         for gid in json.loads(gids):
             row = self._read("decision", gid)
-            if row is not None:
+            if row is not None and not row[2]:
                 self._database.completing(gid)
-                self._write("decision", gid, (*row[:2], True, *row[3:]))
+                self._write("decision", gid, (*row[:2], True, self._database.clock_s(), row[4]))
 
     def _old_evidence(self, before: str, limit: int) -> Rows:
         return [(gid,) for gid in sorted((gid for gid, _ in self.rows("branch") if gid < before), reverse=True)[:limit]]
@@ -368,7 +368,7 @@ _TEXTS: tuple[tuple[re.Pattern[str], Callable[..., Rows | None]], ...] = tuple(
         (r"SELECT 1 FROM main.nodoubt_decision WHERE gid = \? AND .*", SimulatedSQLite._is_decided),
         (r"SELECT gid, decision, .* WHERE gid IN .*", SimulatedSQLite._decisions),
         (r"SELECT gid, decision, .* WHERE complete = 0 .*", SimulatedSQLite._unfinished),
-        (r"UPDATE main.nodoubt_decision SET complete = 1 .*", SimulatedSQLite._complete),
+        (r"UPDATE main.nodoubt_decision SET complete = 1, .*", SimulatedSQLite._complete),
         (r"DELETE FROM main.nodoubt_decision WHERE gid IN .*", SimulatedSQLite._purge),
         (r"SELECT name, domain, id, schema_version FROM main.nodoubt_node", SimulatedSQLite._identity),
         (r"SELECT 1 FROM main.sqlite_schema WHERE .* name = 'nodoubt_node'", lambda session: [(1,)]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Node, Said
 from nodoubt.protocol.verdicts import HomeSays
 from nodoubt.testing.conformance.harness import Harness, check, clause, equal, expect, raises
@@ -9,6 +10,8 @@ from nodoubt.testing.conformance.harness import Harness, check, clause, equal, e
 #: Greater than every gid.
 LAST_GID = "7" + "z" * 25
 PURGE_MAX = 100
+#: An age, in seconds, that every clock can tell from none.
+AGE_S = 0.05
 
 
 class DecisionClauses:
@@ -115,6 +118,14 @@ class DecisionClauses:
         equal(await _says(other, gid), HomeSays.ABORTED, "the decision")
 
     @clause
+    async def test_a_probe_that_comes_too_late_inserts_nothing(self, h: Harness, node: Node) -> None:
+        """Who has slept since he looked may ask about what was forgotten meanwhile: that is no tombstone's time."""
+        gid = h.gid()
+        await raises(NodeUnavailable, node.probe([gid], lambda: False), "a probe that comes too late")
+        equal(dict(await node.decisions([gid])), {}, "decisions")
+        equal(await _probe(node, gid), HomeSays.FRESH, "a probe in time")
+
+    @clause
     async def test_a_probe_reads_a_decision(self, h: Harness, node: Node) -> None:
         """Probing changes nothing that was decided; one probe answers for many gids."""
         open_, complete, fresh = h.gid(), h.gid(), h.gid()
@@ -171,6 +182,26 @@ class DecisionClauses:
         equal(await _says(await h.opened(), gid), HomeSays.COMPLETE, "the decision")
         equal(await _probe(node, gid), HomeSays.COMPLETE, "the probe")
         equal(list(await node.unfinished(10)), [], "unfinished")
+
+    @clause
+    async def test_a_decision_is_young_again_when_it_is_complete(self, h: Harness, node: Node) -> None:
+        """The retention begins there: until then somebody may have seen a branch prepared. Marked once more it goes on."""
+        complete, open_ = h.gid(), h.gid()
+        for gid in (complete, open_):
+            expect(await (await h.begin(node, h.id(gid=gid, branch=0), home=True)).decide({1: "there"}), Said.YES)
+
+        async def ages() -> tuple[float, float]:
+            rows = await node.decisions([complete, open_])
+            return rows[complete].age_s, rows[open_].age_s
+
+        for _ in range(2):
+            before = await h.until(ages, lambda found: found[0] > 2 * AGE_S)
+            await node.complete([complete])
+        after = await ages()
+        check(
+            before[1] - before[0] > AGE_S, f"a row that was made complete kept its age: {before[0]} s of {before[1]} s"
+        )
+        check(after[0] >= before[0], f"a row that was complete became younger: {before[0]} s, then {after[0]} s")
 
     @clause
     async def test_purge_keeps_what_is_young_or_incomplete(self, h: Harness, node: Node) -> None:
