@@ -121,7 +121,6 @@ class Actor:
     async def _open(self, *, short: bool) -> None:
         settings = NodeSettings(url="", session_limit_s=SHORT_LIMIT_S if short else 600.0, lock_timeout_s=PATIENT_S)
         session = await self._connect(settings)
-        await self._dialect.learn(session)
         await self._dialect.set_up(session, settings)
         self._names.known[session.token] = f"token-{self.name}"
         self.handle = session
@@ -307,12 +306,9 @@ class Actor:
     async def _identify(self) -> None:
         await self._dialect.check_identity(self._recorder(), "home", DOMAIN)
 
-    async def _recognise(self) -> None:
-        """What a new session does once the node was opened."""
-        await self._dialect.learn(self._recorder())
-
     async def _serve(self) -> None:
-        await self._recorder().command(self._dialect.serve())
+        """What a new session is told; once the node was opened it knows its database."""
+        await self._dialect.serve(self._recorder())
 
     async def _durable(self) -> None:
         found = await self._dialect.durable(self._recorder(is_quiet=True))
@@ -351,7 +347,6 @@ class Actor:
         "old": _old,
         "purge": _purge,
         "identify": _identify,
-        "recognise": _recognise,
         "serve": _serve,
         "durable": _durable,
     }

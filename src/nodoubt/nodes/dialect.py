@@ -111,14 +111,14 @@ class Dialect(Protocol):
     prepared_tag: str
     decided_tag: str
 
-    async def learn(self, session: Session) -> None:
-        """Ask a new session what texts depend on, where that is not known yet. Raises ConfigError."""
-
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
-        """Make a new session fit for branches."""
+        """Make a new session fit for branches. Raises ConfigError where it has not reached the database that was opened."""
 
-    def serve(self) -> str:
-        """What a new session for recovery and gates is told, or "": users' settings must not change what it reads and may do."""
+    async def serve(self, session: Session) -> None:
+        """Make a new session fit for recovery and gates: users' settings must not change what it reads and may do.
+
+        Raises ConfigError where it has not reached the database that was opened.
+        """
 
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         """Open a branch."""

@@ -81,11 +81,6 @@ class MariaDB:
         #: Whether a writing branch can be kept from overwriting what its snapshot does not show.
         self.snapshot_isolation = False
 
-    async def learn(self, session: Session) -> None:
-        await self.explore(session)
-        if self._database:
-            await tables.recognise(session, self._schema, self._database)
-
     async def explore(self, session: Session) -> None:
         """See, once, what the server is. Raises ConfigError for one that cannot be a node."""
         # Before any user had it: USE would lie.
@@ -108,21 +103,29 @@ class MariaDB:
         self.snapshot_isolation = bool(await session.query(f"SHOW VARIABLES LIKE '{isolated.SNAPSHOT_ISOLATION}'"))
         self._version = version
 
-    def serve(self) -> str:
+    async def serve(self, session: Session) -> None:
+        await self.explore(session)
         # At READ UNCOMMITTED it would believe what is not committed; the other settings change what rows it gets and writes,
         # and a zone with summer time knows some hours twice.
-        return (
+        await tables.ask(
+            session,
+            self._schema,
+            self._database,
             f"SET SESSION TRANSACTION ISOLATION LEVEL {self._level};"
-            "SET SESSION sql_mode='STRICT_TRANS_TABLES',sql_select_limit=18446744073709551615,time_zone='+00:00'"
+            "SET SESSION sql_mode='STRICT_TRANS_TABLES',sql_select_limit=18446744073709551615,time_zone='+00:00';SELECT ",
         )
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
+        await self.explore(session)
         session.handle = session.token
         # MySQL has no limit of its own for transactions, so there sessions that idle in the pool end as well.
         limit, others = ("idle_transaction_timeout", _OTHER_LIMITS) if self.is_mariadb else ("wait_timeout", "")
-        ((held, logs),) = await session.query(
+        held, logs = await tables.ask(
+            session,
+            self._schema,
+            self._database,
             f"SET SESSION {limit}={math.ceil(settings.session_limit_s)}{others};"
-            f"SELECT {attached.owning(session.token)}, @@log_bin"
+            f"SELECT {attached.owning(session.token)}, @@log_bin, ",
         )
         # A server that was started again, perhaps with a binary log now, has new sessions.
         self._decided = f";{self._forced}" if int(logs) and self.is_mariadb else ""
@@ -346,7 +349,8 @@ class MariaDB:
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
         found = check_identity(await self.identity(session), name, domain)
         await may_list(session, is_mariadb=self.is_mariadb)
-        self._database = found.id if await tables.is_signed(session, self._schema, found.id) else ""
+        ((signed,),) = await session.query(f"SELECT {tables.sign(self._schema, found.id)}")
+        self._database = found.id if signed else ""
 
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return await inspect(self, session, name, domain)

@@ -11,7 +11,7 @@ from nodoubt.nodes.contract import Finding, Isolation
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.findings import identity_finding
-from nodoubt.nodes.mariadb_tables import is_signed
+from nodoubt.nodes.mariadb_tables import sign
 
 if TYPE_CHECKING:
     from nodoubt.nodes.mariadb import MariaDB
@@ -76,7 +76,8 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
 
 
 async def _signed(session: Session, database: str) -> Sequence[Finding]:
-    if await is_signed(session, "", database):
+    ((signed,),) = await session.query(f"SELECT {sign('', database)}")
+    if signed:
         return []
     return [
         Finding(

@@ -6,9 +6,7 @@ way. So the database's id stands once more in a row of the evidence, under a key
 
 from __future__ import annotations
 
-from contextlib import suppress
-
-from nodoubt.nodes.dialect import Session
+from nodoubt.nodes.dialect import Row, Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import Identity, check_same
 from nodoubt.nodes.texts import literal
@@ -56,15 +54,20 @@ async def identity(session: Session, schema: str) -> Identity | None:
     return Identity(*rows[0]) if rows else None
 
 
-async def is_signed(session: Session, schema: str, database: str) -> bool:
-    """Whether the id stands in the evidence: where another version made the tables it does not."""
+def sign(schema: str, database: str) -> str:
+    """What is 1 where this id stands in the evidence, or is "". Where an earlier version made the tables it does not."""
     key = literal(f"{SIGN}{database}"[:_KEY_LENGTH_MAX])
-    return bool(await session.query(f"SELECT branch FROM {schema}nodoubt_branch WHERE gid = {key}"))
+    return f"EXISTS (SELECT 1 FROM {schema}nodoubt_branch WHERE gid = {key})" if database else "1"
 
 
-async def recognise(session: Session, schema: str, database: str) -> None:
-    """Raise ConfigError unless the session has reached the signed database of this id."""
-    with suppress(StatementFailed):
-        if await is_signed(session, schema, database):
-            return
-    check_same(await identity(session, schema), database)
+async def ask(session: Session, schema: str, database: str, text: str) -> Row:
+    """What a text answers whose SELECT goes on with :func:`sign`. Raises ConfigError where it reached another database."""
+    try:
+        ((*row, signed),) = await session.query(text + sign(schema, database))
+    except StatementFailed:
+        if database:
+            check_same(await identity(session, schema), database)
+        raise
+    if not signed:
+        check_same(await identity(session, schema), database)
+    return tuple(row)

@@ -181,14 +181,11 @@ class MemoryDialect(Detached):
     prepared_tag = "PREPARE"
     decided_tag = "COMMIT"
 
-    async def learn(self, session: Session) -> None:
-        """There is one memory."""
-
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
-        """A session in memory needs nothing."""
+        """A session in memory needs nothing, and there is one memory."""
 
-    def serve(self) -> str:
-        return ""
+    async def serve(self, session: Session) -> None:
+        """Nor does one for recovery."""
 
     def begin(self, branch: BranchId, *, read_only: bool) -> str:
         return f"begin {'read-only' if read_only else 'writing'}"

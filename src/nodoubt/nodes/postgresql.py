@@ -134,17 +134,20 @@ class PostgreSQL(Detached):
         #: The id in the identity row; "" until the node was opened.
         self._database = ""
 
-    async def learn(self, session: Session) -> None:
-        """All versions understand the same texts."""
-        if self._database:
+    async def serve(self, session: Session) -> None:
+        # A role that is set at login is for the blocks alone: branches belong to who logged in, who may finish them.
+        known = f";SELECT FROM nodoubt.node WHERE id = {literal(self._database)}" if self._database else ""
+        try:
+            tag = await session.command(f"SET ROLE NONE{known}")
+        except StatementFailed:
+            if known:
+                check_same(await self.identity(session), self._database)
+            raise
+        if tag == "SELECT 0":
             check_same(await self.identity(session), self._database)
 
-    def serve(self) -> str:
-        # A role that is set at login is for the blocks alone: branches belong to who logged in, who may finish them.
-        return "SET ROLE NONE"
-
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
-        await session.command("SET ROLE NONE")
+        await self.serve(session)
         ((pid, started),) = await session.query(
             f"SELECT pid, {_STARTED} FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         )

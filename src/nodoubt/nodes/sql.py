@@ -60,29 +60,23 @@ class SqlNode:
         self._world = world
         self._settings = settings
         self.pool = self._pool(self._branch_session, settings.pool_size)
-        self._service = self._pool(self._service_session, settings.settle_connections)
+        self._service = self._pool(self.connect, settings.settle_connections)
         #: Who holds gates of other nodes waits no longer than these stay closed without him.
-        self._gates = self._pool(self._service_session, GATES_MAX, GATE_S_MAX)
+        self._gates = self._pool(self.connect, GATES_MAX, GATE_S_MAX)
         self._findings: Sequence[Finding] = ()
 
     def _pool(self, connect: Callable[[], Any], size: int, acquire_s_max: float = math.inf) -> Pool[Session]:
         acquire_timeout_s = min(self._settings.acquire_timeout_s, acquire_s_max)
         return Pool(self.name, self._world, connect, size=size, acquire_timeout_s=acquire_timeout_s)
 
-    async def _service_session(self) -> Session:
-        session = await self.connect()
-        if text := self.dialect.serve():
-            await self._ready(session, session.command(text))
-        return session
-
     async def connect(self) -> Session:
-        """A new session, which belongs to no pool. Raises NodeUnavailable and ConfigError."""
+        """A new session for recovery and gates, which belongs to no pool yet. Raises NodeUnavailable and ConfigError."""
         session = await self._driver.connect(self._settings)
-        await self._ready(session, self.dialect.learn(session))
+        await self._ready(session, self.dialect.serve(session))
         return session
 
     async def _branch_session(self) -> Session:
-        session = await self.connect()
+        session = await self._driver.connect(self._settings)
         session.token = token(self._world.random(5))
         await self._ready(session, self.dialect.set_up(session, self._settings))
         return session

@@ -62,9 +62,12 @@ class MariaDBServer(MariaDBBranches):
         return "1", ()
 
     def _signed(self, b: Backend, gid: str) -> Answer:
+        return "", [(self._has_sign(b, gid),)]
+
+    def _has_sign(self, b: Backend, gid: str) -> int:
         """The row that stands among the evidence from the beginning is kept nowhere."""
         self.reach(b)
-        return "", [(0,) for _, _, database, _ in self.store.tables["node"].values() if gid == f"{SIGN}{database}"]
+        return int(any(gid == f"{SIGN}{database}" for _, _, database, _ in self.store.tables["node"].values()))
 
     def _decide(self, b: Backend, gid: str, participants: str, complete: str) -> Steps:
         self.reach(b)
@@ -244,9 +247,9 @@ class MariaDBServer(MariaDBBranches):
         b.settings["named"] = name
         return "", [(1,)]
 
-    def _set_up(self, b: Backend, name: str) -> Answer:
+    def _set_up(self, b: Backend, name: str, gid: str | None) -> Answer:
         ((held,),) = self._get_lock(b, name)[1]
-        return "", [(held, int(self.logs))]
+        return "", [(held, int(self.logs), self._has_sign(b, gid) if gid else 1)]
 
     def _used_lock(self, b: Backend, name: str) -> Answer:
         return "", [(self._owner(name),)]
@@ -352,10 +355,11 @@ class MariaDBServer(MariaDBBranches):
         (r"SELECT gid, decision, .* WHERE complete = 0 .* LIMIT (\d+)", _unfinished),
         (r"SELECT gid, branch FROM \S*nodoubt_branch WHERE gid IN \((.*)\)", _applied),
         (r"SELECT 1 FROM \S*nodoubt_branch WHERE gid='(.*)' AND branch=(\d+) FOR UPDATE NOWAIT", _held),
-        (r"SELECT branch FROM \S*nodoubt_branch WHERE gid = '(.*)'", _signed),
+        (r"SELECT 1", lambda *_: ("", [(1,)])),
+        (r"SELECT EXISTS \(SELECT 1 FROM \S*nodoubt_branch WHERE gid = '(.*)'\)", _signed),
         (r"INSERT IGNORE INTO \S*nodoubt_node SELECT \* FROM \S*nodoubt_node", _write_nothing),
         (r"SELECT gid FROM \S*nodoubt_branch WHERE gid < '(.*)' ORDER BY gid DESC LIMIT (\d+)", _old_evidence),
-        (r"SELECT GET_LOCK\('(.*)', 0\), @@log_bin", _set_up),
+        (r"SELECT GET_LOCK\('(.*)', 0\), @@log_bin, (?:1|EXISTS \(.* WHERE gid = '(.*)'\))", _set_up),
         (r"DO GET_LOCK\('(.*)', 0\)", _get_lock),
         (r"SELECT GET_LOCK\('(nodoubt:gate:.*)',(.*)\)", _get_gate),
         (r"LOCK TABLES \S*nodoubt_node WRITE", _lock_tables),

@@ -120,6 +120,10 @@ class PostgreSQLServer(PostgreSQLTransactions):
     def _identity(self, b: Backend) -> Answer:
         return "", list(self.store.tables["node"].values())
 
+    def _known(self, b: Backend, database: str) -> Answer:
+        known = sum(row[2] == database for row in self.store.tables["node"].values())
+        return f"SELECT {known}", ()
+
     # Sessions and settings
 
     def _for_now(self, b: Backend, milliseconds: str, *, setting: str) -> Answer:
@@ -214,6 +218,7 @@ class PostgreSQLServer(PostgreSQLTransactions):
         (r"SELECT pg_terminate_backend\(.* pid = (\d+) AND .* = '(.*)'", _terminate),
         (r"SELECT 1 FROM pg_stat_activity WHERE pid = (\d+) AND .* = '(.*)'", _is_alive),
         (r"SELECT name, domain, id, schema_version FROM nodoubt.node", _identity),
+        (r"SELECT FROM nodoubt.node WHERE id = '(.*)'", _known),
         (r"SELECT current_setting\(.* FROM pg_roles .*", _server),
         (r"SELECT items FROM list WHERE id = \$1", _look),
         (r"SELECT extract\(.*, set_config\('lock_timeout', '(\d+)', false\), .*", _before_probe),
