@@ -34,7 +34,7 @@ _PATTERNS: Final[Mapping[Statement, str]] = {
     Statement.ROLLBACK_BRANCH: r"\bROLLBACK PREPARED\b|\bXA ROLLBACK\b",
     # Not what only tries out its privileges and is rolled back.
     Statement.PROBE: r"^(?!.*\bROLLBACK$).*\bINSERT INTO \S*nodoubt[._]decision\b.*'aborted'",
-    Statement.COMPLETE: r"\bUPDATE \S*nodoubt[._]decision SET complete\b",
+    Statement.COMPLETE: r"\bUPDATE \S*nodoubt[._]decision SET (?:decided_at = .*, )?complete\b",
     Statement.PURGE: r"^(?!.*\bROLLBACK$).*\bDELETE FROM \S*nodoubt[._]decision\b",
     Statement.CLOSE_GATE: r"\bLOCK TABLE \S*nodoubt\.node IN SHARE MODE\b|\bLOCK TABLES \S*nodoubt_node WRITE\b",
     Statement.OPEN_GATE: r"\bUNLOCK TABLES\b",
