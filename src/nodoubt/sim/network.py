@@ -19,8 +19,8 @@ from nodoubt.sim.store import SqlError
 
 #: A stalled connection is reset within this time.
 RESET_S_MAX = 30.0
-#: A packet comes within this time or never, as TCP gives up in the end. The protocol counts on less than half of the retention,
-#: which is 100 s here at least: a question that comes later may find a decision purged.
+#: A packet comes within this time or never, as TCP gives up in the end: long before the retention is over, which is 100 s here
+#: at least.
 GIVES_UP_S = 45.0
 #: What can become of a packet, in the order in which it is drawn.
 FATES = ("request lost", "reply lost", "late request", "late reply", "reset", "half-open", "duplicated")
