@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from nodoubt.errors import NodeUnavailable
+from nodoubt.nodes import sql
 from nodoubt.nodes.contract import Ended, PreparedBranch, Said
 from nodoubt.nodes.sql import SqlNode
 from nodoubt.protocol.verdicts import HomeSays
@@ -99,6 +100,21 @@ def test_decide_complete_purge(side: Side, url: str) -> None:
         assert await node.purge("z" * 26, 3600, 10) == 0
         assert await node.purge("z" * 26, -1, 10) == 1
         assert await node.decisions([own.gid]) == {}
+
+    side.run(story())
+
+
+def test_a_tombstone_that_was_under_way_for_too_long_is_not_taken(
+    side: Side, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        node, gids = await side.node(url), [side.id().gid, side.id().gid]
+        with monkeypatch.context() as patch:
+            patch.setattr(sql, "PROBE_S_MAX", -1.0)
+            with pytest.raises(NodeUnavailable, match="reason"):
+                await node.probe(gids)
+        assert await node.decisions(gids) == {}
+        assert await node.probe(gids) == dict.fromkeys(gids, HomeSays.FRESH)
 
     side.run(story())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nodoubt.errors import ConfigError, NodeUnavailable
+from nodoubt.nodes import sql
 from nodoubt.nodes.contract import Ended
 from nodoubt.protocol.verdicts import HomeSays
 from nodoubt.testing.servers import PostgreSQLServer
@@ -65,6 +66,19 @@ async def test_the_decision_commits_with_the_work(lab: Lab, participants: dict[i
     found = (await node.decisions([branch_id.gid]))[branch_id.gid]
     assert (found.says, found.participants) == (row, participants)
     assert lab.keys(node) == [1]
+
+
+@scenario
+async def test_a_tombstone_that_was_under_way_for_too_long_is_not_taken(lab: Lab) -> None:
+    node = await lab.node()
+    branch_id, branch = await lab.branch(node)
+    await branch.roll_back(prepared=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sql, "PROBE_S_MAX", -1.0)
+        with pytest.raises(NodeUnavailable, match="asked too late"):
+            await node.probe([branch_id.gid])
+    assert await node.decisions([branch_id.gid]) == {}
+    assert await node.probe([branch_id.gid]) == {branch_id.gid: HomeSays.FRESH}
 
 
 @scenario

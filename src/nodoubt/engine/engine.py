@@ -270,8 +270,8 @@ class Engine:
                         del self._unknown[gid]
                 asked = {gid: decided for gid, (at, decided) in self._unknown.items() if at == home}
             try:
-                told = in_time(asked.values(), self.world, self.settings.retention_s)
-                says = await self.nodes[home].probe([*asked], told) if asked else {}
+                nobody_slept = in_time(asked.values(), self.world, self.settings.retention_s)
+                says = await self.nodes[home].probe([*asked], nobody_slept) if asked else {}
             except NodoubtError as error:
                 logger.info("not asked again yet: %s", error)
                 continue

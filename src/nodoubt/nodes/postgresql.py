@@ -143,7 +143,7 @@ class PostgreSQL(Detached):
             if known:
                 check_same(await self.identity(session), self._database)
             raise
-        if tag == "SELECT 0":
+        if known and tag != "SELECT 1":
             check_same(await self.identity(session), self._database)
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
