@@ -18,6 +18,7 @@ from nodoubt.protocol.ids import BranchId, new_gid
 from nodoubt.testing.processes import await_fact
 from nodoubt.testing.proxy import Proxy
 from nodoubt.testing.proxy_faults import Arrives, Fault, Schedule, Statement, Then, recognise
+from nodoubt.testing.proxy_wire import WIRES
 from tests import plain
 from tests.conftest import DatabaseFactory
 
@@ -115,6 +116,39 @@ def test_cut(place: Place, arrives: Arrives) -> None:
         await_fact(lambda: not place.is_open)
         assert proxy.struck == schedule.faults
         assert ask(proxy.url, "SELECT 1") == [(1,)], "another connection is none of its business"
+
+
+def test_a_fault_waits_for_the_reply_to_the_last_statement_of_a_request(place: Place) -> None:
+    rows = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 900) SELECT i FROM n"
+    schedule = fault(Arrives.ALL, Then.CUT, Statement.COMMIT)
+    with Proxy(place.url, schedule) as proxy, closing(driver(proxy.url)) as connection:
+        with pytest.raises((psycopg.OperationalError, pymysql.OperationalError)):
+            run(connection, f"COMMIT;SELECT '', {'1,' * 300} NULL;INSERT INTO work {rows}")
+        assert place.ask("SELECT count(*) FROM work") == [(900,)]
+
+
+def packets(*bodies: bytes) -> bytes:
+    return b"".join(len(body).to_bytes(3, "little") + b"\1" + body for body in bodies)
+
+
+MORE, LAST = b"\x0a\0", b"\x02\0"
+ROWS = (b"\1", b"\3def", b"\xfe\0\0" + MORE, b"\0", b"\xfc\x01\0x", b"\xfe\0\0")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "reply"),
+    [
+        ("postgresql", b"C\0\0\0\x0bCOMMIT\0Z\0\0\0\5I"),
+        ("mariadb", packets(b"\0\0\0" + LAST + b"\0\0")),
+        ("mariadb", packets(b"\xff\x15\x04#42000no")),
+        ("mariadb", packets(b"\0\xfc\xff\x08\xfe" + b"\x08" * 8 + MORE, b"\0\0\0" + LAST)),
+        ("mariadb", packets(*ROWS[:-1], ROWS[-1] + LAST)),
+        ("mariadb", packets(*ROWS[:-1], ROWS[-1] + MORE, b"\0\0\0" + MORE, b"\xff\x15\x04#42000no")),
+        ("mysql", packets(*ROWS[:-2], b"\xff\x15\x04#42000no")),
+    ],
+)
+def test_a_reply_is_whole_with_its_last_byte(scheme: str, reply: bytes) -> None:
+    assert [WIRES[scheme].is_whole(reply[:size]) for size in range(len(reply) + 1)] == [False] * len(reply) + [True]
 
 
 @pytest.mark.parametrize("arrives", Arrives)

@@ -34,6 +34,7 @@ class _Line:
     server: tuple[StreamReader, StreamWriter]
     #: Replies are passed back while it is set, and dropped once the line is cut.
     flowing: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Not set while a fault waits for the reply to the request that it struck.
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     is_cut: bool = False
 
@@ -48,7 +49,7 @@ class Proxy:
 
     def __init__(self, url: str, schedule: Schedule = Schedule()) -> None:  # noqa: B008 (immutable)
         parts = urlsplit(url)
-        self._requests = WIRES[parts.scheme]
+        self._wire = WIRES[parts.scheme]
         self._server = (parts.hostname, parts.port)
         self._faults = {(fault.statement, fault.number): fault for fault in schedule.faults}
         self._seen: Counter[Statement] = Counter()
@@ -142,6 +143,7 @@ class Proxy:
             writer.transport.abort()
             return
         line.flowing.set()
+        line.answered.set()
         up = asyncio.create_task(self._pass_up(line))
         try:
             await self._pass_back(line)
@@ -154,7 +156,7 @@ class Proxy:
         """Client to server, until either ends or a fault ends it."""
         _, server = line.server
         with contextlib.suppress(ConnectionError):
-            requests = self._requests(*line.client)
+            requests = self._wire.requests(*line.client)
             with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
                 async for request in requests:
                     fault = self._fault_for(request)
@@ -170,10 +172,9 @@ class Proxy:
 
     async def _pass_back(self, line: _Line) -> None:
         """Server to client, until the server ends."""
-        (server, _), (_, client) = line.server, line.client
+        _, client = line.client
         with contextlib.suppress(ConnectionError):
-            while data := await server.read(READ_BYTES_MAX):
-                line.answered.set()
+            while data := await self._reply(line):
                 await line.flowing.wait()
                 if not line.is_cut:
                     # Whoever is gone reads no reply, but what he asked for goes on.
@@ -182,6 +183,18 @@ class Proxy:
                         await client.drain()
         line.answered.set()
         await line.flowing.wait()
+
+    async def _reply(self, line: _Line) -> bytes:
+        """What the server says next: the whole of its reply where a fault waits for that, nothing at its end."""
+        server, _ = line.server
+        reply = data = await server.read(READ_BYTES_MAX)
+        while data and not line.answered.is_set():
+            if self._wire.is_whole(reply):
+                line.answered.set()
+            else:
+                data = await server.read(READ_BYTES_MAX)
+                reply += data
+        return reply
 
     def _fault_for(self, request: Request) -> Fault | None:
         statement = recognise(request.text)
