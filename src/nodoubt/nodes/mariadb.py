@@ -100,7 +100,6 @@ class MariaDB:
         self._level = "REPEATABLE READ" if log_format == "STATEMENT" else "READ COMMITTED"
         self._read_committed = "" if log_format == "STATEMENT" else "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"
         self._forced = isolated.forced(self._schema, self._read_committed)
-        self.snapshot_isolation = bool(await session.query(f"SHOW VARIABLES LIKE '{isolated.SNAPSHOT_ISOLATION}'"))
         self._version = version
 
     async def serve(self, session: Session) -> None:
@@ -112,7 +111,7 @@ class MariaDB:
             self._schema,
             self._database,
             f"SET SESSION TRANSACTION ISOLATION LEVEL {self._level};"
-            "SET SESSION sql_mode='STRICT_TRANS_TABLES',sql_select_limit=18446744073709551615,time_zone='+00:00';SELECT ",
+            f"SET SESSION sql_mode='STRICT_TRANS_TABLES',{tables.ALL_ROWS},time_zone='+00:00';SELECT ",
         )
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
@@ -347,16 +346,17 @@ class MariaDB:
         return await tables.identity(session, self._schema)
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
-        found = check_identity(await self.identity(session), name, domain)
+        await self.explore(session)
+        identity, signed = await tables.signed_identity(session, self._schema)
+        found = check_identity(identity, name, domain)
         await may_list(session, is_mariadb=self.is_mariadb)
-        ((signed,),) = await session.query(f"SELECT {tables.sign(self._schema, found.id)}")
         self._database = found.id if signed else ""
 
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
         return await inspect(self, session, name, domain)
 
     async def durable(self, session: Session) -> Sequence[Finding]:
-        return [await durable(session)]
+        return [await durable(self, session)]
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         await self.explore(session)

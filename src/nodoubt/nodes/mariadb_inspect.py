@@ -11,7 +11,8 @@ from nodoubt.nodes.contract import Finding, Isolation
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.findings import identity_finding
-from nodoubt.nodes.mariadb_tables import sign
+from nodoubt.nodes.mariadb_isolation import SNAPSHOT_ISOLATION
+from nodoubt.nodes.mariadb_tables import ALL_ROWS, signed_identity
 
 if TYPE_CHECKING:
     from nodoubt.nodes.mariadb import MariaDB
@@ -22,6 +23,7 @@ _MYSQL_MIN = (8, 0)
 _MYSQL_LOGS_MIN = (8, 0, 30)
 #: What a user of MySQL needs to list prepared branches.
 MAY_LIST = "GRANT XA_RECOVER_ADMIN ON *.* TO this user"
+_VARIABLES = f"'innodb_flush_log_at_trx_commit','log_bin','sync_binlog','{SNAPSHOT_ISOLATION}'"
 #: A key that no gid can be.
 _NOBODY = "'nobody'"
 #: Our own rows that are about to be deleted are of no gid.
@@ -56,8 +58,8 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
     if (why := too_old(version, logs=bool(int(logs)))) is not None:
         return [Finding(check="version", level="error", text=why, fix="upgrade the server")]
     await dialect.explore(session)
-    findings = [Finding(check="version", level="ok", text=version), await durable(session)]
-    identity = await dialect.identity(session)
+    findings = [Finding(check="version", level="ok", text=version), await durable(dialect, session)]
+    identity, signed = await signed_identity(session, "")
     if identity is None:
         # All else asks our tables.
         return [*findings, identity_finding(identity, name, domain)]
@@ -66,7 +68,7 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
         *await _prepared(dialect, session, domain),
         *await _engines(session),
         identity_finding(identity, name, domain),
-        *await _signed(session, identity.id),
+        *_signed(signed),
         await _privileges(session),
         *_isolation(dialect),
         *await _gate(session),
@@ -75,8 +77,7 @@ async def inspect(dialect: MariaDB, session: Session, name: str, domain: str) ->
     ]
 
 
-async def _signed(session: Session, database: str) -> Sequence[Finding]:
-    ((signed,),) = await session.query(f"SELECT {sign('', database)}")
+def _signed(signed: bool) -> Sequence[Finding]:
     if signed:
         return []
     return [
@@ -115,19 +116,20 @@ async def _clock(dialect: MariaDB, session: Session) -> Finding:
     return Finding(check="clock", level="ok", text="agrees with the clock of this machine", fact=float(now_s))
 
 
-async def durable(session: Session) -> Finding:
-    """Whether a commit outlives the machine."""
-    ((flush, log_bin, sync_binlog),) = await session.query(
-        "SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog"
-    )
-    if int(flush) != 1:
+async def durable(dialect: MariaDB, session: Session) -> Finding:
+    """Whether a commit outlives the machine; the dialect learns what else the answer says."""
+    shown = await session.query(f"SET SESSION {ALL_ROWS};SHOW VARIABLES WHERE variable_name IN ({_VARIABLES})")
+    variables: dict[str, str] = dict(shown)
+    dialect.snapshot_isolation = SNAPSHOT_ISOLATION in variables
+    flush, sync_binlog = variables["innodb_flush_log_at_trx_commit"], variables["sync_binlog"]
+    if flush != "1":
         return Finding(
             check="durable",
             level="error",
             text=f"innodb_flush_log_at_trx_commit is {flush}: a commit may be lost when the machine stops",
             fix="set innodb_flush_log_at_trx_commit = 1; until then the node is for reading only",
         )
-    if int(log_bin) and int(sync_binlog) != 1:
+    if variables["log_bin"] == "ON" and sync_binlog != "1":
         return Finding(
             check="durable",
             level="error",

@@ -12,6 +12,8 @@ from nodoubt.nodes.identity import Identity, check_same
 from nodoubt.nodes.texts import literal
 
 NO_SUCH_TABLE = "1146"
+#: Users' default may be a limit.
+ALL_ROWS = "sql_select_limit=18446744073709551615"
 #: What the key of such a row begins with.
 SIGN = "~"
 _KEY_LENGTH_MAX = 26
@@ -45,25 +47,36 @@ SIGNING = (
 
 async def identity(session: Session, schema: str) -> Identity | None:
     """The identity row; None where our tables were never made."""
+    return (await _identity(session, schema, "0"))[0]
+
+
+async def signed_identity(session: Session, schema: str) -> tuple[Identity | None, bool]:
+    """The identity row, and whether its id stands in the evidence. Where an earlier version made the tables it does not."""
+    return await _identity(session, schema, _sign(schema, f"LEFT(CONCAT('{SIGN}', id), {_KEY_LENGTH_MAX})"))
+
+
+async def _identity(session: Session, schema: str, sign: str) -> tuple[Identity | None, bool]:
     try:
-        rows = await session.query(f"SELECT name, domain, id, schema_version FROM {schema}nodoubt_node")
+        rows = await session.query(f"SELECT name, domain, id, schema_version, {sign} FROM {schema}nodoubt_node")
     except StatementFailed as failure:
         if failure.code == NO_SUCH_TABLE:
-            return None
+            return None, False
         raise
-    return Identity(*rows[0]) if rows else None
+    return (Identity(*rows[0][:-1]), bool(rows[0][-1])) if rows else (None, False)
 
 
-def sign(schema: str, database: str) -> str:
-    """What is 1 where this id stands in the evidence, or is "". Where an earlier version made the tables it does not."""
-    key = literal(f"{SIGN}{database}"[:_KEY_LENGTH_MAX])
-    return f"EXISTS (SELECT 1 FROM {schema}nodoubt_branch WHERE gid = {key})" if database else "1"
+def _sign(schema: str, key: str) -> str:
+    return f"EXISTS (SELECT 1 FROM {schema}nodoubt_branch WHERE gid = {key})"
 
 
 async def ask(session: Session, schema: str, database: str, text: str) -> Row:
-    """What a text answers whose SELECT goes on with :func:`sign`. Raises ConfigError where it reached another database."""
+    """What a text answers whose SELECT goes on. Raises ConfigError where it reached another database than of this id.
+
+    Every database is right where the id is "".
+    """
+    sign = _sign(schema, literal(f"{SIGN}{database}"[:_KEY_LENGTH_MAX])) if database else "1"
     try:
-        ((*row, signed),) = await session.query(text + sign(schema, database))
+        ((*row, signed),) = await session.query(text + sign)
     except StatementFailed:
         if database:
             check_same(await identity(session, schema), database)

@@ -61,6 +61,15 @@ class MariaDBServer(MariaDBBranches):
         txn.writes[BRANCH, ("", b.number)] = None
         return "1", ()
 
+    def _variables(self, b: Backend) -> Answer:
+        variables = {
+            "innodb_flush_log_at_trx_commit": "1",
+            "log_bin": "ON" if self.logs else "OFF",
+            "sync_binlog": "1",
+            SNAPSHOT_ISOLATION: "OFF",
+        }
+        return "", [*variables.items()]
+
     def _signed(self, b: Backend, gid: str) -> Answer:
         return "", [(self._has_sign(b, gid),)]
 
@@ -136,7 +145,7 @@ class MariaDBServer(MariaDBBranches):
         return str(len(rows)), rows
 
     def _write_nothing(self, b: Backend) -> Steps:
-        yield from self._identity(b)
+        yield from self._identity(b, "0")
         b.settings["wrote"] = True
         return OK
 
@@ -181,12 +190,12 @@ class MariaDBServer(MariaDBBranches):
         self.reach(b)
         return self.store.rows(b.txn, table)
 
-    def _identity(self, b: Backend) -> Steps:
+    def _identity(self, b: Backend, sign: str) -> Steps:
         self.reach(b)
         reader = Txn()
         yield from self.store.lock(reader, GATE, None, "read")
         self.store.release(reader)
-        return "", list(self.store.tables["node"].values())
+        return "", [(*row, int(sign != "0")) for row in self.store.tables["node"].values()]
 
     # The gate: what keeps it closed is a transaction of its session, as far as locks and time-outs go
 
@@ -370,9 +379,8 @@ class MariaDBServer(MariaDBBranches):
         (r"SELECT SLEEP\((.*)\)", _sleep),
         (r"SELECT DATABASE\(\), .*", _learn),
         (r"SELECT UNIX_TIMESTAMP\(\) \+ MICROSECOND\(NOW\(6\)\) \* 0\.000001", _clock),
-        (r"SELECT @@innodb_flush_log_at_trx_commit, .*", lambda *_: ("", [(1, 0, 0)])),
-        (r"SHOW VARIABLES LIKE 'innodb_snapshot_isolation'", lambda *_: ("", [(SNAPSHOT_ISOLATION, "OFF")])),
-        (r"SELECT name, domain, id, schema_version FROM \S*nodoubt_node", _identity),
+        (r"SHOW VARIABLES WHERE variable_name IN \(.*\)", _variables),
+        (r"SELECT name, domain, id, schema_version, (0|EXISTS \(.*\)) FROM \S*nodoubt_node", _identity),
         (r"SET SESSION innodb_lock_wait_timeout = (\d+)", _lock_wait),
         (r"SET SESSION TRANSACTION READ (ONLY|WRITE)", _read_only),
         (r"SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", _nothing),
