@@ -35,7 +35,7 @@ class _OpenGate:
 
 async def _all_closed_but_one(self: Instant, name: str) -> Gate:
     node = self._nodes[name]
-    if isinstance(node, SqlNode) and name == max(self._nodes):
+    if isinstance(node, SqlNode) and name == next(iter(self._nodes)):
         return _OpenGate(node)
     return await _CLOSED(self, name)
 

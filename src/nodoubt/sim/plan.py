@@ -73,6 +73,8 @@ FARNESS = (1.0, 10.0, 100.0)
 QUIET = 0.08
 #: How often MariaDB nodes forget there what somebody has read and was not forced.
 FORGETFUL = 0.5
+#: For how long faults may strike, in virtual seconds.
+HORIZONS_S = (2.0, 8.0, 30.0)
 #: Kinds of nodes, as often as they are drawn.
 NODES = (*["postgresql"] * 4, *["mariadb"] * 4, *["sqlite"] * 3)
 
@@ -110,6 +112,11 @@ class Plan:
     def stream(self, concern: str) -> Random:
         """The random numbers of one concern."""
         return _stream(self.seed, concern)
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether somebody can be held up until what he needs is purged: in a crowd, or in a moment, nobody is."""
+        return self.isolation is Isolation.ATOMIC and not self.views and self.horizon_s > min(HORIZONS_S)
 
     def shrunk(self, *, transactions: int | None = None, faults: Collection[str] | None = None) -> Plan:
         """The same history with fewer transactions, or fewer kinds of faults."""
@@ -177,7 +184,7 @@ def draw(seed: int) -> Plan:
         # Openings last for moments, in which others must be at work.
         clients=max(random.randint(2 if is_crowded else 1, 3), 3 if is_still else 1),
         transactions=random.choice((4, 5, 5, 6, 7, 8, 12)) + (2 if is_crowded else 0),
-        horizon_s=random.choice((2.0, 8.0, 30.0)),
+        horizon_s=random.choice(HORIZONS_S),
         latency_s=random.choice((0.0005, 0.01) if is_forgetful else (0.0005, 0.01, 0.1)),
         rates=rates,
         isolation=isolation,

@@ -192,11 +192,11 @@ class Simulation:
         settings = Settings(
             timeout_s=10.0,
             lock_wait_s=random.choice((0.3, 1.0, 3.0)),
-            settle_every_s=max(8.0, self.plan.horizon_s / random.choice((1, 3))),
+            settle_every_s=max(10.0, self.plan.horizon_s / random.choice((1, 2))),
             grace_s=random.choice((0.0, 0.0, 1.0, 10.0)),
             forget_every_s=random.choice((2.0, 8.0)),
             retention_s=10 * session_limit_s,
-            purge_every_s=random.choice((6.0, 20.0, 60.0)) if not self.plan.sleepy else 6.0,
+            purge_every_s=random.choice((6.0, 20.0, 60.0)) if self.plan.is_slow else 60.0,
             watch=self.watcher,
         )
         return Config(domain=DOMAIN, nodes=dict.fromkeys(self.plan.nodes, node), settings=settings)
