@@ -185,7 +185,7 @@ class Simulation:
             pool_size=random.choice((1, 2, 5)),
             acquire_timeout_s=random.choice((1.0, 5.0)),
             connect_timeout_s=2.0,
-            settle_connections=random.choice((1, 4)),
+            settle_connections=random.choice((1, 1, 4)),
             lock_timeout_s=random.choice((0.2, 1.0)),
             session_limit_s=session_limit_s,
         )
