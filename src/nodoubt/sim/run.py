@@ -68,7 +68,7 @@ class History:
 
     @property
     def hash(self) -> str:
-        """The same seed has the same hash on every machine, with one version of Python: others wake tasks in other orders."""
+        """The same seed has the same hash on every machine."""
         return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
 
 
