@@ -14,8 +14,9 @@ from nodoubt.judge.history import NEVER
 from nodoubt.nodes.contract import Isolation
 from nodoubt.sim import explore, hits, record
 from nodoubt.sim.mutants import switched_on
+from nodoubt.sim.network import RESET_S_MAX
 from nodoubt.sim.plan import KINDS, STROKES, UNLIMITED, draw
-from nodoubt.sim.run import Simulation, run
+from nodoubt.sim.run import LOOK_S, STEPS_MAX, Simulation, run
 from nodoubt.sim.watch import verdicts_counted
 from nodoubt.sim.workload import Attempt, View
 
@@ -120,6 +121,23 @@ def test_a_caller_who_misses_what_he_was_told_is_a_contradiction() -> None:
     assert f"{told.tag} was told to be committed" in "".join(record._missed(world))
     later.manager = None
     assert list(record._missed(world)) == [], "another manager was told nothing"
+
+
+def test_a_world_in_which_somebody_settles_is_not_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """He may still write a tombstone for what he saw a while ago (seed 8,010,372 of 2026-11-30)."""
+    world = Simulation(draw(1).shrunk(faults=()), traced=False)
+    with verdicts_counted(world.observer):
+        world.play()
+        quiet = [world.is_quiet()]
+        monkeypatch.setattr(world.network, "draw", lambda line, packet: "request lost")
+        world.network.is_foul = True
+        world.processes["p0"].manager.engine.hurry()
+        for passes_s in (LOOK_S, RESET_S_MAX):
+            world.schedule.run(world.schedule.now + passes_s, STEPS_MAX)
+            quiet.append(world.is_quiet())
+            world.network.heal()
+    world.bury()
+    assert quiet == [True, False, True]
 
 
 def test_a_failure_is_made_small_and_told_how_to_repeat() -> None:

@@ -104,6 +104,8 @@ class Process:
         self.idle = False
         #: Clients that have come for a while, and are at work.
         self.guests = 0
+        #: Its background is at work.
+        self.is_tending = False
         self.loop = ProcessLoop(network.schedule, name)
         self.loop.owner = self
         self.world = SimulatedWorld(network.schedule, clock, random, machine.disk)
@@ -116,9 +118,9 @@ class Process:
         self.manager = SimulatedManager(config, self)
 
     @property
-    def asks_again(self) -> bool:
-        """Whether it lives, and has yet to learn how a transaction of its own ended."""
-        return self.is_open and not self.loop.dead and bool(self.manager.engine.unknown)
+    def goes_on(self) -> bool:
+        """Whether it lives, and settles what it saw a while ago, or has yet to learn how a transaction of its own ended."""
+        return self.is_open and not self.loop.dead and (self.is_tending or bool(self.manager.engine.unknown))
 
     def asking(self) -> list[str]:
         """The texts that it waits for an answer to."""
@@ -161,4 +163,19 @@ class SimulatedManager(AsyncTransactionManager):
     def _make_engine(self, world: AsyncWorld | ThreadWorld) -> Engine:
         config = self._config
         nodes = self._process.nodes(config)
-        return Engine(nodes, self._process.world, domain=config.domain, settings=config.settings)
+        return ObservedEngine(self._process, nodes, config)
+
+
+class ObservedEngine(Engine):
+    """The engine; its process can tell whether its background is at work."""
+
+    def __init__(self, process: Process, nodes: Sequence[Node], config: Config) -> None:
+        super().__init__(nodes, process.world, domain=config.domain, settings=config.settings)
+        self._process = process
+
+    async def tend(self) -> float:
+        self._process.is_tending = True
+        try:
+            return await super().tend()
+        finally:
+            self._process.is_tending = False

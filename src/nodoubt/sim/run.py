@@ -311,9 +311,9 @@ class Simulation:
         return False
 
     def is_quiet(self) -> bool:
-        """Whether nobody works, nothing is in doubt, and nobody is going to ask again."""
+        """Whether nobody works or settles, nothing is in doubt, and nobody is going to ask again."""
         for process in self.processes.values():
-            if not process.idle or process.guests or process.asks_again:
+            if not process.idle or process.guests or process.goes_on:
                 return False
         # A server goes on with what the dead asked of it, and what they sent may come late.
         for server in self.servers:
