@@ -263,6 +263,7 @@ async def test_the_home_of_a_snapshot_transaction_need_not_be_in_it() -> None:
     ("wishes", "words"),
     [
         ({"isolation": "serialisable"}, "did you mean 'serializable'"),
+        ({"isolation": 3}, "there are atomic, snapshot, serializable"),
         ({"isolation": "snapshot", "keys": ["a"]}, "keys= are locked by serializable transactions"),
         ({"keys": ["a"]}, "keys= are locked by serializable transactions"),
         ({"nodes": ["home"]}, "nodes= and reads= are for"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -69,8 +70,9 @@ async def test_a_manager_is_of_the_event_loop_that_opened_it(shop: Shop) -> None
 
 @scenario
 async def test_a_timeout_is_a_time(sync_shop: Shop) -> None:
+    wrong: Sequence[Any] = (0, -1, float("nan"), "5")
     async with sync_shop.open() as tm:
-        for timeout in (0, -1, float("nan")):
+        for timeout in wrong:
             with pytest.raises(ConfigError, match="is not a time"):
                 tm.transaction(timeout=timeout)
 

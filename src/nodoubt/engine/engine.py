@@ -142,9 +142,10 @@ class Engine:
             asked = request(self.node, self.nodes, **wishes)
             terms = Terms(isolation=asked.isolation, keys=asked.keys, lock_wait_s=self._lock_wait_s(attempt))
         gid = new_gid(self.world.unix_ms(), self.world.random(10))
-        timeout_s = self.settings.timeout_s if timeout_s is None else timeout_s
-        if not timeout_s > 0:
-            raise ConfigError(f"{timeout_s!r} s is not a time that a transaction may take", hint="pass more than 0")
+        if timeout_s is None:
+            timeout_s = self.settings.timeout_s
+        elif not isinstance(timeout_s, int | float) or not timeout_s > 0:
+            raise ConfigError(f"{timeout_s!r} is not a time that a transaction may take", hint="pass seconds, more than 0")
         work = Work(self, gid, home=home, timeout_s=timeout_s, request=asked, terms=terms)
         self.live[gid] = work
         self._deadlines.keep(work.deadline_s)

@@ -90,7 +90,7 @@ def _level(isolation: str) -> Isolation:
         return Isolation(isolation)
     except ValueError:
         known = [level.value for level in Isolation]
-        close = difflib.get_close_matches(isolation, known, n=1)
+        close = difflib.get_close_matches(str(isolation), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
         raise ConfigError(f"no isolation is called {isolation!r}", hint=hint) from None
 
