@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Iterator
+from unittest.mock import AsyncMock
 
 import pytest
 
 from nodoubt.engine.work import Work
 from nodoubt.errors import Aborted
+from nodoubt.nodes.contract import Finding
 from nodoubt.nodes.dialect import NodeSettings
+from nodoubt.nodes.failures import ConnectionLost
+from nodoubt.nodes.memory import MemoryDialect
 from nodoubt.nodes.memory_calls import Call, Fate
 from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from tests.engine.stage import NAMES, Stage, Trouble, told
@@ -148,6 +152,20 @@ async def test_rolled_back_by_the_caller() -> None:
     assert stage.decision(work.gid) is None
     assert stage.written() == GONE
     assert not stage.prepared()
+
+
+async def test_the_background_asks_again_whether_commits_are_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may switch it off, and on again, beneath an open manager. A node that does not answer stops nothing."""
+    stage = Stage()
+    await stage.install()
+    engine = await stage.process(purge_every_s=60.0)
+    unforced = Finding(check="durable", level="error", text="nothing is forced")
+    durable = AsyncMock(side_effect=[ConnectionLost("silent"), [unforced], [unforced], [], [], []])
+    monkeypatch.setattr(MemoryDialect, "durable", durable)
+    for refusing in ((), ("left", "right"), ()):
+        await engine.tend()
+        assert [name for name, node in engine.nodes.items() if node.home_refusal] == list(refusing)
+        monkeypatch.setattr(engine, "_next_purge", 0.0)
 
 
 @pytest.mark.parametrize(("is_purged", "expected"), [(False, "committed"), (True, "OutcomeUnknown")])

@@ -146,6 +146,18 @@ def test_server_that_may_lose_commits_is_refused_as_home(caplog: pytest.LogCaptu
         root("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
         again = side.run(side.node(server.url))
         assert not again.home_refusal
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "nodoubt"):
+            side.run(node.check_durable())
+            assert not node.home_refusal
+            root("SET GLOBAL innodb_flush_log_at_trx_commit = 0")
+            for _ in range(2):
+                side.run(node.check_durable())
+                assert "innodb_flush_log_at_trx_commit is 0" in node.home_refusal
+        assert [message.split(": ")[0] for message in caplog.messages] == [
+            f"node {node.name!r} takes branches that write again",
+            f"node {node.name!r} is for reading only",
+        ]
         side.close()
 
 

@@ -17,7 +17,7 @@ from nodoubt.engine.instant import Openings
 from nodoubt.engine.moments import Moment, in_time
 from nodoubt.engine.outcomes import outcome_of
 from nodoubt.engine.performer import Watch
-from nodoubt.engine.request import PLAIN, Wishes, request
+from nodoubt.engine.request import PLAIN, Wishes, request, seconds
 from nodoubt.engine.settle import BATCH, Doubt, Settler, SettleReport, complete
 from nodoubt.engine.work import Work
 from nodoubt.errors import ConfigError, GuardError, NodeUnavailable, NodoubtError, Outcome
@@ -47,6 +47,7 @@ class Settings:
     forget_every_s: float = 1.0
     #: How long complete decisions and tombstones are kept; far longer than any session of ours can idle in a transaction.
     retention_s: float = 6 * 3600.0
+    #: How often what is older is deleted, and servers are asked again whether they force what they commit.
     purge_every_s: float = 60.0
     #: How long a serializable transaction waits for a lock; chance makes it up to twice as long.
     lock_wait_s: float = 5.0
@@ -142,10 +143,7 @@ class Engine:
             asked = request(self.node, self.nodes, **wishes)
             terms = Terms(isolation=asked.isolation, keys=asked.keys, lock_wait_s=self._lock_wait_s(attempt))
         gid = new_gid(self.world.unix_ms(), self.world.random(10))
-        if timeout_s is None:
-            timeout_s = self.settings.timeout_s
-        elif not isinstance(timeout_s, int | float) or not timeout_s > 0:
-            raise ConfigError(f"{timeout_s!r} is not a time that a transaction may take", hint="pass seconds, more than 0")
+        timeout_s = self.settings.timeout_s if timeout_s is None else seconds(timeout_s)
         work = Work(self, gid, home=home, timeout_s=timeout_s, request=asked, terms=terms)
         self.live[gid] = work
         self._deadlines.keep(work.deadline_s)
@@ -343,6 +341,13 @@ class Engine:
             before_gid = old[-1]
         return count
 
+    async def _check_durable(self) -> None:
+        for node in self.nodes.values():
+            try:
+                await node.check_durable()
+            except NodoubtError as error:
+                logger.info("not asked again yet whether it forces its commits: %s", error)
+
     async def tend(self) -> float:
         """One turn of the background: forget, settle, purge what is due. Returns the seconds until the next turn."""
         try:
@@ -361,6 +366,7 @@ class Engine:
             if now >= self._next_purge:
                 self._next_purge = now + self.settings.purge_every_s
                 await self.purge()
+                await self._check_durable()
         except NodoubtError as error:
             logger.warning("the background goes on: %s", error)
         return self.settings.forget_every_s

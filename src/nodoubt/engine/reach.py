@@ -44,14 +44,18 @@ class LateNode:
         self.name = node.name
         self.kind = node.kind
         self.capabilities: Capabilities = node.capabilities
-        self.home_refusal = ""
+
+    @property
+    def home_refusal(self) -> str:
+        return self._node.home_refusal
 
     async def open(self) -> None:
         if not self._is_open:
             await self._node.open()
-            # Opening may have found that the node cannot be home.
-            self.home_refusal = self._node.home_refusal
             self._is_open = True
+
+    async def check_durable(self) -> None:
+        await (await self._opened()).check_durable()
 
     async def close(self) -> None:
         await self._node.close()

@@ -79,6 +79,13 @@ def request(
     return Request(isolation=level, writes=writing, reads=reading, keys=_in_order(keys))
 
 
+def seconds(asked: object) -> float:
+    """The time that a transaction may take. Raises ConfigError for what is none."""
+    if not isinstance(asked, int | float) or not asked > 0:
+        raise ConfigError(f"{asked!r} is not a time that a transaction may take", hint="pass seconds, more than 0")
+    return asked
+
+
 def check(node: Node, isolation: Isolation, *, read_only: bool) -> None:
     """Raise ConfigError where a node cannot give what is asked."""
     if why := node.refusal(isolation, read_only=read_only):

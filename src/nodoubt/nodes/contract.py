@@ -287,11 +287,16 @@ class Node(Protocol):
     name: str
     kind: str
     capabilities: Capabilities
-    #: Why no branch of a new transaction may write here, home's or another's; "" where it may. Known once opened.
-    home_refusal: str
+
+    @property
+    def home_refusal(self) -> str:
+        """Why no branch of a new transaction may write here, home's or another's; "" where it may. Known once opened."""
 
     async def open(self) -> None:
         """Connect, check identity and settings. Raises ConfigError or NodeUnavailable."""
+
+    async def check_durable(self) -> None:
+        """Ask again whether the server forces its commits, as ``home_refusal`` says. Raises NodeUnavailable."""
 
     async def close(self) -> None:
         """Close every connection. Prepared branches stay."""

@@ -103,14 +103,23 @@ class SqlNode:
         session = await self._driver.connect(self._settings)
         try:
             await self.dialect.check_identity(session, self.name, self.domain)
-            self._findings = await self.dialect.durable(session)
+            findings = await self.dialect.durable(session)
         except (ConnectionLost, StatementFailed) as error:
             raise self._refused("cannot be opened", error) from error
         finally:
             await session.close()
-        self.home_refusal = "; ".join(finding.text for finding in self._findings if finding.level == "error")
-        if self.home_refusal:
+        self._find(findings)
+
+    async def check_durable(self) -> None:
+        self._find(await self._serve("tell whether it forces its commits", self.dialect.durable))
+
+    def _find(self, findings: Sequence[Finding]) -> None:
+        before, self._findings = self.home_refusal, findings
+        self.home_refusal = "; ".join(finding.text for finding in findings if finding.level == "error")
+        if self.home_refusal and not before:
             logger.warning("node %r is for reading only: %s", self.name, self.home_refusal)
+        elif before and not self.home_refusal:
+            logger.warning("node %r takes branches that write again", self.name)
 
     async def close(self) -> None:
         await self.pool.close()
@@ -121,7 +130,7 @@ class SqlNode:
         if self.home_refusal and not read_only:
             raise ConfigError(
                 f"node {self.name!r} cannot keep what it promises: {self.home_refusal}",
-                hint="mend that and open the manager again, or read there with read_only=True; `nodoubt doctor` says more",
+                hint="mend that, which is noticed after a while, or read there with read_only=True; `nodoubt doctor` says more",
             )
         while True:
             session, is_new = self.pool.at_hand() or await self.pool.take()

@@ -105,6 +105,9 @@ class SQLiteNode:
     async def open(self) -> None:
         await self.world.aside(self._open)
 
+    async def check_durable(self) -> None:
+        """Each connection forces its own commits, whatever others do."""
+
     def _open(self) -> None:
         with self.sessions.explained("be opened"):
             if not self.journal.has_database():

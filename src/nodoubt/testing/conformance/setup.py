@@ -57,13 +57,15 @@ class SetupClauses:
 
     @bare_clause
     async def test_a_node_says_what_it_is(self, h: Harness) -> None:
-        """Name, kind and capabilities are told, and kept by opening."""
+        """Name, kind and capabilities are told, and kept by opening. What is sound is found so as often as it is asked."""
         await h.node().install()
         declared = h.node().capabilities
         node = await h.opened()
         equal(node.name, "here", "the name")
         check(node.kind, "no kind")
         equal(node.capabilities, declared, "the capabilities")
+        await node.check_durable()
+        equal(node.home_refusal, "", "why nobody may write, on a sound server that is asked again")
 
 
 async def _refused(node: Node, what: str) -> None:
