@@ -57,7 +57,6 @@ class _AsyncTurns:
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            # Not by wait_for, which takes more turns of the loop before 3.12: a simulated seed would be another history there.
             async with asyncio.timeout(timeout_s):
                 await turn
         except BaseException as error:
