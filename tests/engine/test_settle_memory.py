@@ -83,6 +83,17 @@ async def test_complete_comes_before_evidence_is_dropped() -> None:
     assert not stage.databases["left"].tables[BRANCH]
 
 
+async def test_evidence_that_cannot_be_dropped_is_nobodys_failure() -> None:
+    """It is purged one day; the decision is complete, and others' evidence goes."""
+    stage = await installed()
+    stage.decide(leave_both(stage), BOTH)
+    stage.trouble(Trouble(node="left", call="drop-evidence", fate=Fate.LOST))
+    report = await (await stage.process()).settle()
+    assert (report.completed, report.unreachable) == (1, {})
+    assert stage.databases["left"].tables[BRANCH]
+    assert not stage.databases["right"].tables[BRANCH]
+
+
 @pytest.mark.parametrize("decided", [True, False])
 async def test_settling_twice_changes_nothing(decided: bool) -> None:
     stage = await installed()
