@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,19 @@ def test_more_than_the_longest_record_is_damage(database: Path, monkeypatch: pyt
     monkeypatch.setattr(f, "RECORD_BYTES_MAX", 20)
     with pytest.raises(JournalDamaged):
         journal.read()
+
+
+def test_reading_takes_the_memory_of_the_record_and_not_of_the_longest(database: Path) -> None:
+    """A machine that promises no more memory than it has would not give that."""
+    journal = Journal(database)
+    journal.write(record())
+    tracemalloc.start()
+    try:
+        assert journal.read() == record()
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1 << 20
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC])

@@ -83,7 +83,8 @@ class Files:
         """The first bytes of a file; None if there is none."""
         try:
             with path.open("rb") as file:
-                return file.read(limit)
+                # What is asked for is allocated at once, and the limit is far more than a machine may have to give.
+                return file.read(min(limit, os.fstat(file.fileno()).st_size))
         except FileNotFoundError:
             return None
 
