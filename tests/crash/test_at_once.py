@@ -46,7 +46,8 @@ VICTIM = {
     "mariadb": "SELECT id FROM information_schema.processlist WHERE id <> CONNECTION_ID() AND db = DATABASE()"
     " ORDER BY command = 'Sleep', RAND() LIMIT 1",
 }
-END = {"postgresql": "SELECT pg_terminate_backend({})", "mariadb": "KILL {}"}
+#: With PostgreSQL until it is over: who takes the session next must see that.
+END = {"postgresql": "SELECT pg_terminate_backend({}, 5000)", "mariadb": "KILL {}"}
 
 
 class ChangedHisMind(Exception):
