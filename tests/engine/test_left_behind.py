@@ -26,10 +26,8 @@ from nodoubt import (
 from nodoubt.engine.config import load
 from nodoubt.engine.instant import Instant
 from nodoubt.engine.worlds import AsyncWorld
-from nodoubt.nodes.memory_packets import BRANCH
 from nodoubt.nodes.registry import make_node
 from nodoubt.protocol import messages as m
-from nodoubt.protocol.ids import new_gid
 from tests.conftest import DatabaseFactory
 from tests.engine.shops import Shop, Tx, both, scenario, settle
 from tests.engine.stage import Stage, looking, seen, told
@@ -250,19 +248,6 @@ async def _finished_by_hand(shop: Shop, tm: Any, end: str) -> str:
         tm.engine.watch = None
     gid: str = tx.gid
     return gid
-
-
-async def test_evidence_of_what_was_aborted_is_told_to_whoever_reads_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """Somebody committed the branch by hand: it is on no list any more, and its decision is not unfinished."""
-    stage = Stage()
-    await stage.install()
-    engine = await stage.process(retention_s=0.0)
-    gid = new_gid(60_000, bytes(10))
-    stage.databases["left"].tables[BRANCH][f"{gid} 1"] = True
-    stage.decide(gid, "{}", decision="aborted")
-    await engine.purge()
-    assert f"{gid} was aborted, and somebody else committed its branch on 'left'" in caplog.text
-    assert f"{gid} 1" in stage.databases["left"].tables[BRANCH]
 
 
 @scenario

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodoubt.engine.settle import BATCH, SettleReport
+from nodoubt.engine.settle import SettleReport
 from nodoubt.nodes.memory_calls import Fate
 from nodoubt.nodes.memory_packets import BRANCH, DECISION
 from nodoubt.protocol.ids import BranchId, new_gid
@@ -349,26 +349,6 @@ async def test_looking_touches_nothing() -> None:
     }
 
 
-async def test_purge_keeps_what_is_young_or_open() -> None:
-    stage = await installed()
-    gids = {}
-    for name, (decision, complete) in {
-        "complete": ("committed", True),
-        "open": ("committed", False),
-        "tombstone": ("aborted", False),
-    }.items():
-        gids[name] = stage.leave("left")
-        stage.decide(gids[name], "{}", decision=decision, complete=complete)
-    stage.databases["left"].prepared.clear()
-    engine = await stage.process(retention_s=7200.0)
-    assert await engine.purge() == 0
-    # The rows are an hour old; gids are of now, so what bounds the search must be later than them.
-    engine = await stage.process(retention_s=1.0)
-    engine.world.unix_ms = lambda: 2**47  # type: ignore[method-assign]
-    assert await engine.purge() == 2
-    assert set(stage.databases["home"].tables[DECISION]) == {gids["open"]}
-
-
 async def test_the_outcome_of_any_gid() -> None:
     stage = await installed()
     engine = await stage.process()
@@ -381,30 +361,3 @@ async def test_the_outcome_of_any_gid() -> None:
     outcome = await engine.outcome(gid)
     assert (outcome.state, outcome.pending) == ("committed", ())
     assert engine.domain == DOMAIN
-
-
-async def test_evidence_that_a_crash_left_goes_only_behind_a_complete_decision() -> None:
-    stage = Stage()
-    await stage.install()
-    engine = await stage.process(retention_s=0.0)
-    complete, unfinished, unknown = (new_gid(minute * 60_000, bytes([minute] * 10)) for minute in (1, 2, 3))
-    for gid in (complete, unfinished, unknown):
-        stage.databases["left"].tables[BRANCH][f"{gid} 1"] = True
-    stage.decide(complete, '{"1":"left"}', complete=True)
-    stage.decide(unfinished, '{"1":"left"}')
-    await engine.purge()
-    assert set(stage.databases["left"].tables[BRANCH]) == {f"{unfinished} 1", f"{unknown} 1"}
-
-
-async def test_evidence_that_stays_does_not_hide_what_goes() -> None:
-    """Its decision was purged while its node was down, or is of a home that is not known here; more of it than one page."""
-    stage = Stage()
-    await stage.install()
-    engine = await stage.process(retention_s=0.0)
-    oldest, *unknown, youngest = (new_gid(minute * 60_000, bytes(10)) for minute in range(BATCH + 3))
-    for gid in (oldest, *unknown, youngest):
-        stage.databases["left"].tables[BRANCH][f"{gid} 1"] = True
-    for gid in (oldest, youngest):
-        stage.decide(gid, '{"1":"left"}', complete=True)
-    await engine.purge()
-    assert set(stage.databases["left"].tables[BRANCH]) == {f"{gid} 1" for gid in unknown}

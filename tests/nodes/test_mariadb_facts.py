@@ -48,25 +48,32 @@ def connect(database: DatabaseFactory) -> Iterator[Callable[[], Outsider]]:
         session.close()
 
 
-def gone(session: Outsider, lock: str) -> bool:
+def holding(session: Outsider, lock: str) -> int:
+    """Take a lock; returns the number of the session."""
+    ((number, taken),) = session(f"SELECT CONNECTION_ID(), GET_LOCK('{lock}', 0)")
+    assert taken == 1
+    return int(number)
+
+
+def gone(session: Outsider, number: int, lock: str) -> bool:
     """Wait, by the server's own waiting, until the holder of a lock is over."""
     freed = session(f"SELECT GET_LOCK('{lock}', 10), RELEASE_LOCK('{lock}')") == ((1, 1),)
     # InnoDB lets go of the branch last: see test_mariadb_hidden.
-    while session("SELECT 1 FROM information_schema.innodb_trx WHERE trx_mysql_thread_id <> 0"):
+    while session(f"SELECT 1 FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = {number}"):
         pass
     return freed
 
 
 def test_prepared_branch_stays_attached_until_its_session_ends(connect: Callable[[], Outsider], xa: Xa) -> None:
     owner, other = connect(), connect()
-    owner(f"SELECT GET_LOCK('{xa.id[1:17]}', 0)")
+    number = holding(owner, xa.id[1:17])
     xa.prepare(owner, "INSERT INTO item VALUES (1, 1)")
     assert xa.is_listed(other)
     assert other.error(f"XA COMMIT {xa.id}") == NOTA
     assert other.error(f"XA ROLLBACK {xa.id}") == NOTA
     assert xa.is_listed(other)
     owner.close()
-    assert gone(other, xa.id[1:17])
+    assert gone(other, number, xa.id[1:17])
     other(f"XA COMMIT {xa.id}")
     assert not xa.is_listed(other)
     assert other("SELECT * FROM item") == ((1, 1),)
@@ -76,13 +83,12 @@ def test_lock_names_its_session_and_is_freed_when_that_ends(connect: Callable[[]
     settler = connect()
     for _ in range(30):
         owner, lock = connect(), secrets.token_hex(8)
-        ((number,),) = owner("SELECT CONNECTION_ID()")
-        owner(f"SELECT GET_LOCK('{lock}', 0)")
+        number = holding(owner, lock)
         xa = Xa(f"'{lock}','b',1")
         xa.prepare(owner, "INSERT INTO item VALUES (1, 1)")
         assert settler(f"SELECT IS_USED_LOCK('{lock}')") == ((number,),)
         settler(f"KILL {number}")
-        assert gone(settler, lock)
+        assert gone(settler, number, lock)
         assert settler.error(f"XA ROLLBACK {xa.id}") == 0
 
 
@@ -166,10 +172,10 @@ def test_one_phase_commit_needs_no_prepare(connect: Callable[[], Outsider], xa: 
 def test_branch_without_a_write_vanishes_with_its_session(connect: Callable[[], Outsider], xa: Xa) -> None:
     """So every branch of ours writes its evidence."""
     owner, other = connect(), connect()
-    owner(f"SELECT GET_LOCK('{xa.id[1:17]}', 0)")
+    number = holding(owner, xa.id[1:17])
     xa.prepare(owner, "SELECT * FROM item")
     owner.close()
-    assert gone(other, xa.id[1:17])
+    assert gone(other, number, xa.id[1:17])
     assert other.error(f"XA COMMIT {xa.id}") == RBROLLBACK
 
 
