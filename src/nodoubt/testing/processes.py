@@ -260,16 +260,17 @@ def _ticks(pid: int, *, ended_children: bool) -> int:
 
 def frozen(pids: Iterable[int]) -> bool:
     """Whether every thread of these processes is stopped or gone."""
-    threads = [_stat(path) for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    threads = [_stat(path / "stat") for pid in pids for path in Path(f"/proc/{pid}/task").glob("*")]
     return all(thread is None or thread[0] in "TZX" for thread in threads)
 
 
 def _descendants(ancestor: int) -> list[int]:
     """The ids of all living processes below one, parents before their children."""
     children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        if found := _stat(path):
-            children.setdefault(found[1], []).append(int(path.parent.name))
+    # A pattern that goes on behind the number would look whether the file is there, and fail for who ends just then.
+    for path in Path("/proc").glob("[0-9]*"):
+        if found := _stat(path / "stat"):
+            children.setdefault(found[1], []).append(int(path.name))
     family = [ancestor]
     for pid in family:
         family += children.get(pid, [])
