@@ -64,6 +64,17 @@ class UnknownToldAsNo(Mutant):
             return Answer(said=Said.NO, reason="lost") if answer.said is Said.UNKNOWN else answer
 
 
+class UnknownToldAsYes(Mutant):
+    """A vote whose answer was lost is a yes."""
+
+    class branch_class(SqlBranch):  # noqa: N801
+        __slots__ = ()
+
+        async def prepare(self) -> Answer:
+            answer = await super().prepare()
+            return replace(answer, said=Said.YES) if answer.said is Said.UNKNOWN else answer
+
+
 class DecisionLostToldAsNo(Mutant):
     """A lost decision is told as a no."""
 
@@ -258,6 +269,14 @@ class AnyDatabaseWillDo(Mutant):
             pass
 
 
+class SoundOnlyOnce(Mutant):
+    """Asked again, a sound server is for reading only."""
+
+    class node_class(MemoryNode):  # noqa: N801
+        async def check_durable(self) -> None:
+            self.home_refusal = "it is not looked at twice"
+
+
 class CrashLosesPrepared(Mutant):
     """Promises do not survive a crash."""
 
@@ -272,6 +291,7 @@ MUTANTS: Mapping[type[Mutant], str] = {
     YesAfterFailure: "test_prepare_after_a_failed_statement_is_no",
     ReleaseAfterFailure: "test_release_after_a_failed_statement_is_no",
     UnknownToldAsNo: "test_a_vote_without_answer_is_unknown",
+    UnknownToldAsYes: "test_abandon_during_the_vote_is_truthful",
     DecisionLostToldAsNo: "test_a_decision_without_answer_is_what_home_says",
     FenceIgnored: "test_a_fence_stops_the_connection",
     SessionKept: "test_no_ending_costs_the_pool_a_place",
@@ -293,6 +313,7 @@ MUTANTS: Mapping[type[Mutant], str] = {
     BusyIsSilent: "test_a_key_in_use_is_busy",
     ReadersWrite: "test_a_reader_never_commits_a_write",
     AnyDatabaseWillDo: "test_another_node_is_refused",
+    SoundOnlyOnce: "test_a_node_says_what_it_is",
     CrashLosesPrepared: "test_yes_survives",
 }
 

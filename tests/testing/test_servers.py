@@ -33,6 +33,21 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield started
 
 
+def test_a_process_that_ends_while_all_are_listed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks whether its file is there may find that it is not, and not only by FileNotFoundError."""
+    real = os.stat
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("/stat"):
+            raise ProcessLookupError(path)
+        return real(path, **options)
+
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        monkeypatch.setattr(os, "stat", stat)
+        assert child.pid in processes._descendants(os.getpid())
+        assert not processes.frozen([child.pid])
+
+
 def run(url: str, *statements: str) -> Any:
     """Run statements in auto-commit over TCP and return the last one's rows."""
     if url.startswith("postgresql:"):
