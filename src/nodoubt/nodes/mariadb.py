@@ -24,7 +24,7 @@ from nodoubt.nodes import mariadb_attached as attached
 from nodoubt.nodes import mariadb_isolation as isolated
 from nodoubt.nodes import mariadb_tables as tables
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
-from nodoubt.nodes.dialect import NodeSettings, Session, Stillness
+from nodoubt.nodes.dialect import Beside, NodeSettings, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
 from nodoubt.nodes.mariadb_inspect import durable, inspect, may_list, too_old
@@ -344,6 +344,9 @@ class MariaDB:
         """The identity row; None where our tables were never made. Raises ConfigError."""
         await self.explore(session)
         return await tables.identity(session, self._schema)
+
+    async def check_own_session(self, session: Session, name: str, beside: Beside) -> None:
+        """Not looked for."""
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
         await self.explore(session)

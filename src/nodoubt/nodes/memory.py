@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from nodoubt.errors import NodeUnavailable
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Glance, Isolation, Listing, PreparedBranch, Terms
-from nodoubt.nodes.dialect import Detached, NodeSettings, Row, Session, Stillness
+from nodoubt.nodes.dialect import Beside, Detached, NodeSettings, Row, Session, Stillness
 from nodoubt.nodes.failures import ConnectionLost, StatementFailed
 from nodoubt.nodes.guard import BranchConnection, Guard
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
@@ -308,6 +308,9 @@ class MemoryDialect(Detached):
         old = " ".join(quote(text, safe="") for text in row.raw or ("", ""))
         became = "committed" if commit else "aborted"
         return f"replace {row.gid} {became} {participants_json(row.participants)} {old} {reason}"
+
+    async def check_own_session(self, session: Session, name: str, beside: Beside) -> None:
+        """There are no poolers before it."""
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
         check_identity(await self._identity(session), name, domain)

@@ -15,11 +15,12 @@ import re
 from collections.abc import Mapping, Sequence
 
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
-from nodoubt.nodes.dialect import Detached, NodeSettings, Session, Stillness
+from nodoubt.nodes.dialect import Beside, Detached, NodeSettings, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed, too_late
 from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable, check_same
 from nodoubt.nodes.postgresql_inspect import STANDBY, durable, inspect
 from nodoubt.nodes.postgresql_locks import advisory_locks
+from nodoubt.nodes.postgresql_pooler import check_own_session
 from nodoubt.nodes.postgresql_stillness import PREPARE_STILLNESS, stillness
 from nodoubt.nodes.statements import POSTGRESQL, Rule, Rules, starts
 from nodoubt.nodes.texts import decision_row, literal, literals, participants_json
@@ -338,6 +339,9 @@ class PostgreSQL(Detached):
                 return None
             raise
         return Identity(*rows[0]) if rows else None
+
+    async def check_own_session(self, session: Session, name: str, beside: Beside) -> None:
+        await check_own_session(session, name, beside)
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
         self._database = check_identity(await self.identity(session), name, domain).id

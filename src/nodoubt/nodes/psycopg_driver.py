@@ -243,10 +243,11 @@ class GuardedAsyncConnection(_Guarded, psycopg.AsyncConnection[Any]):
 class _Session(Session, ABC):
     """See :class:`nodoubt.nodes.dialect.Session`."""
 
-    __slots__ = ("_adapters", "_line", "_raw", "handle", "token")
+    __slots__ = ("_adapters", "_line", "_raw", "announced", "handle", "token")
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
+        self.announced = int(raw.pgconn.backend_pid)
         self._adapters: AdaptersMap | None = raw._adapters
         # A descriptor of our own: libpq closes its one when it likes, and by then the number may be a stranger's.
         self._line: socket.socket | None = socket.socket(fileno=os.dup(raw.pgconn.socket))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from nodoubt.errors import ConfigError, NodeUnavailable, NodoubtError
@@ -26,7 +27,7 @@ from nodoubt.nodes.contract import (
     always,
 )
 from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings, Row, Session
-from nodoubt.nodes.failures import ConnectionLost, StatementFailed, too_late
+from nodoubt.nodes.failures import ConnectionLost, StatementFailed, awaited, too_late
 from nodoubt.nodes.findings import compared
 from nodoubt.nodes.pool import Pool
 from nodoubt.nodes.sql_branch import SqlBranch
@@ -81,6 +82,17 @@ class SqlNode:
         await self._ready(session, self.dialect.set_up(session, self._settings))
         return session
 
+    @asynccontextmanager
+    async def _beside(self) -> AsyncIterator[Session]:
+        """A session that belongs to no pool, for a moment. Raises NodeUnavailable and ConfigError."""
+        session = await self._driver.connect(self._settings)
+        alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
+        try:
+            yield session
+        finally:
+            alarm.cancel()
+            await session.close()
+
     async def _ready(self, session: Session, step: Awaitable[object]) -> None:
         alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
         try:
@@ -100,14 +112,13 @@ class SqlNode:
         return NodeUnavailable(f"node {self.name!r} {what}: {error}", retryable=passes, hint=hint)
 
     async def open(self) -> None:
-        session = await self._driver.connect(self._settings)
         try:
-            await self.dialect.check_identity(session, self.name, self.domain)
-            findings = await self.dialect.durable(session)
+            async with self._beside() as session:
+                await self.dialect.check_own_session(session, self.name, self._beside)
+                await self.dialect.check_identity(session, self.name, self.domain)
+                findings = await self.dialect.durable(session)
         except (ConnectionLost, StatementFailed) as error:
             raise self._refused("cannot be opened", error) from error
-        finally:
-            await session.close()
         self._find(findings)
 
     async def check_durable(self) -> None:
@@ -150,7 +161,7 @@ class SqlNode:
                     await self._begin_now(session, text, needs_alarm=not (is_plain and self._world.interrupts))
                 return SqlBranch(self, session, branch, is_home=is_home, terms=terms)
             except BaseException as error:
-                self._give_up(self.pool, session, error, f"begin{_awaited(terms)}", is_new=is_new)
+                self._give_up(self.pool, session, error, f"begin{awaited(terms)}", is_new=is_new)
 
     async def _begin_now(self, session: Session, text: str, *, needs_alarm: bool) -> None:
         """The deadline cannot cut a session that is not its branch's yet. Nobody interrupts home, or an opening."""
@@ -362,22 +373,23 @@ class SqlNode:
         return (await self.decisions([gid]))[gid].says
 
     async def inspect(self) -> Sequence[Finding]:
+        check = "reachable"
         try:
-            session = await self._driver.connect(self._settings)
+            async with self._beside() as session:
+                check = "sessions"
+                await self.dialect.check_own_session(session, self.name, self._beside)
+                findings = await self.dialect.inspect(session, self.name, self.domain)
+                now_s, pool_size = self._world.unix_ms() / 1000, self._settings.pool_size
+                return [compared(finding, now_s=now_s, pool_size=pool_size) for finding in findings]
         except NodoubtError as error:
-            return [Finding(check="reachable", level="error", text=error.message, fix=error.hint)]
-        try:
-            findings = await self.dialect.inspect(session, self.name, self.domain)
-            now_s, pool_size = self._world.unix_ms() / 1000, self._settings.pool_size
-            return [compared(finding, now_s=now_s, pool_size=pool_size) for finding in findings]
+            return [Finding(check=check, level="error", text=error.message, fix=error.hint)]
         except (ConnectionLost, StatementFailed) as error:
             return [Finding(check="reachable", level="error", text=f"lost while looking: {error}")]
-        finally:
-            await session.close()
 
     async def install(self) -> str:
         session = await self._driver.connect(self._settings)
         try:
+            await self.dialect.check_own_session(session, self.name, self._beside)
             return await self.dialect.install(session, self.name, self.domain, token(self._world.random(5)))
         except (ConnectionLost, StatementFailed) as error:
             raise NodeUnavailable(f"node {self.name!r} could not be installed: {error}", retryable=False) from error
@@ -386,14 +398,3 @@ class SqlNode:
 
     def ddl(self) -> str:
         return self.dialect.ddl(self.name, self.domain)
-
-
-def _awaited(terms: Terms) -> str:
-    """What a branch on these terms may have waited for in vain."""
-    if terms.isolation is Isolation.ATOMIC or not terms.lock_wait_s:
-        return ""
-    if terms.keys:
-        lock = f"the locks of {', '.join(repr(key.name) for key in terms.keys)}"
-    else:
-        lock = "the lock of the domain" if terms.isolation is Isolation.SERIALIZABLE else "a lock"
-    return f", waiting for {lock} up to {terms.lock_wait_s:g} s"
