@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -16,7 +17,7 @@ from nodoubt.nodes.contract import Ended, Said
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.protocol.verdicts import HomeSays
 from tests.conftest import DatabaseFactory
-from tests.nodes.mariadb_side import Side
+from tests.nodes.mariadb_side import Outsider, Side
 from tests.tls import Authority
 
 
@@ -88,6 +89,31 @@ def test_limits_of_the_server_do_not_stand_in_for_ours(side: Side, url: str) -> 
         branch = await side.begin(node)
         asked = f"SELECT @@idle_transaction_timeout, {', '.join(f'@@{limit}' for limit in limits)}"
         assert [tuple(row) for row in await side.sql(branch.connection, asked)] == [(7, 0, 0)]
+
+    side.run(story())
+
+
+@pytest.fixture(params=["CHAIN", "RELEASE"])
+def completion(request: pytest.FixtureRequest, url: str) -> Iterator[None]:
+    """What COMMIT does besides, by the server's default."""
+    with closing(Outsider(url)) as operator:
+        operator(f"SET GLOBAL completion_type = '{request.param}'")
+        yield
+        operator("SET GLOBAL completion_type = DEFAULT")
+
+
+def test_a_commit_does_no_more_than_that(side: Side, url: str, completion: None) -> None:
+    async def story() -> None:
+        node = await side.node(url, pool_size=1, settle_connections=1)
+        for _ in range(2):
+            reader = await side.begin(node, read_only=True)
+            await side.sql(reader.connection, "SELECT 1")
+            assert (await reader.release()).said is Said.YES
+            gid = side.id().gid
+            assert await node.probe([gid]) == {gid: HomeSays.FRESH}
+        branch = await side.begin(node)
+        assert (await branch.prepare()).said is Said.YES
+        assert await branch.commit() is Ended.DONE
 
     side.run(story())
 

@@ -43,6 +43,8 @@ XAER_NOTA = "1397"
 #: Deadlock, lock wait time-out, snapshot conflict (1020), rolled-back XA branch (1402, 1613, 1614), interrupted (1317).
 _RETRYABLE = {DEADLOCK, LOCK_WAIT_TIMEOUT, "1020", "1402", "1613", "1614", "1317"}
 
+#: With another default COMMIT would begin the next transaction, or end the session.
+_COMMIT = "completion_type=0"
 #: Limits that would stand in for ours, where the server has them.
 _OTHER_LIMITS = ",idle_write_transaction_timeout=0,idle_readonly_transaction_timeout=0"
 
@@ -111,7 +113,7 @@ class MariaDB:
             self._schema,
             self._database,
             f"SET SESSION TRANSACTION ISOLATION LEVEL {self._level};"
-            f"SET SESSION sql_mode='STRICT_TRANS_TABLES',{tables.ALL_ROWS},time_zone='+00:00';SELECT ",
+            f"SET SESSION {_COMMIT},sql_mode='STRICT_TRANS_TABLES',{tables.ALL_ROWS},time_zone='+00:00';SELECT ",
         )
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
@@ -123,7 +125,7 @@ class MariaDB:
             session,
             self._schema,
             self._database,
-            f"SET SESSION {limit}={math.ceil(settings.session_limit_s)}{others};"
+            f"SET SESSION {_COMMIT},{limit}={math.ceil(settings.session_limit_s)}{others};"
             f"SELECT {attached.owning(session.token)}, @@log_bin, ",
         )
         # A server that was started again, perhaps with a binary log now, has new sessions.
@@ -364,7 +366,7 @@ class MariaDB:
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         await self.explore(session)
         lock = literal(f"nodoubt:install:{self._mark}")
-        ((held,),) = await session.query(f"SELECT GET_LOCK({lock}, {INSTALL_WAIT_S})")
+        ((held,),) = await session.query(f"SET {_COMMIT};SELECT GET_LOCK({lock}, {INSTALL_WAIT_S})")
         if held != 1:
             raise StatementFailed(LOCK_WAIT_TIMEOUT, "another installer of this database does not come to its end")
         try:
