@@ -130,7 +130,7 @@ def _durable(server: _Server) -> Iterator[Finding]:
             check="durable",
             level="error",
             text="the server is a standby: it is read-only, and no decision can be written there",
-            fix="let the node's URL name the primary (target_session_attrs does not replace that)",
+            fix="let the node's URL name the primary, or all hosts with target_session_attrs=read-write",
             fact=STANDBY,
         )
     if server.fsync != "on":
