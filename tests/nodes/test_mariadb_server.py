@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -317,3 +318,28 @@ def test_errors_are_understood() -> None:
 
 def test_ddl_names_every_table() -> None:
     assert [text.split()[5] for text in DDL] == ["nodoubt_node", "nodoubt_decision", "nodoubt_branch"]
+
+
+def test_a_galera_cluster_is_named() -> None:
+    """A cluster of one: it commits, and refuses every XA transaction."""
+    ports = [free_port(), free_port()]
+    cluster = {
+        "wsrep_on": "ON",
+        "wsrep_provider": "/usr/lib/galera/libgalera_smm.so",
+        "wsrep_provider_options": f"gmcast.listen_addr=tcp://127.0.0.1:{ports[0]};ist.recv_addr=127.0.0.1:{ports[1]}",
+        "wsrep_cluster_address": "gcomm://",
+        "wsrep_node_address": "127.0.0.1",
+        "binlog_format": "ROW",
+    }
+
+    async def story(side: Side) -> None:
+        node = await side.node(server.url)
+        (prepared,) = [finding for finding in await node.inspect() if finding.level == "error"]
+        assert (prepared.check, "a Galera cluster has none" in prepared.fix) == ("prepared", True)
+        with pytest.raises(NodeUnavailable, match="XA transactions with Galera replication"):
+            await side.begin(node)
+
+    with MariaDBServer.start(cluster) as server, closing(Side("pymysql")) as side:
+        side.run(story(side))
+    for port in ports:
+        release_port(port)

@@ -140,6 +140,19 @@ async def durable(dialect: MariaDB, session: Session) -> Finding:
 
 
 async def _prepared(dialect: MariaDB, session: Session, domain: str) -> Sequence[Finding]:
+    ((number,),) = await session.query("SELECT CONNECTION_ID()")
+    xid = f"'nodoubt doctor {number}'"
+    try:
+        await session.command(f"XA START {xid};XA END {xid};XA ROLLBACK {xid}")
+    except StatementFailed as failure:
+        return [
+            Finding(
+                check="prepared",
+                level="error",
+                text=f"the server prepares nothing: {failure}",
+                fix="name a server that has XA transactions in the URL; a Galera cluster has none",
+            )
+        ]
     try:
         listing = await dialect.prepared(session, domain)
     except StatementFailed as failure:
