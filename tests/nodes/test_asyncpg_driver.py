@@ -48,7 +48,7 @@ async def _rows(session: AsyncpgSession) -> int:
 
 async def test_a_fatal_answer_says_nothing_of_the_statement(session: AsyncpgSession) -> None:
     """A session may be ended after its PREPARE was carried out and before that was answered: never a definite no."""
-    with pytest.raises(ConnectionLost, match="administrator command"):
+    with pytest.raises(ConnectionLost):
         await session.command("SELECT pg_terminate_backend(pg_backend_pid())")
 
 

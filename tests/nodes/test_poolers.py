@@ -90,15 +90,15 @@ async def test_a_pooler_in_session_mode_is_taken(url: str, driver: str) -> None:
 
 @asynccontextmanager
 async def _at_work(url: str, clients: int) -> AsyncIterator[None]:
+    is_over = asyncio.Event()
+
     async def work() -> None:
         async with await psycopg.AsyncConnection.connect(url, autocommit=True, prepare_threshold=None) as connection:
-            while True:
+            while not is_over.is_set():
                 await connection.execute("SELECT 1")
 
-    tasks = [asyncio.create_task(work()) for _ in range(clients)]
-    try:
+    async with asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(work())
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        is_over.set()
