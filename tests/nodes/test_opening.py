@@ -1,4 +1,4 @@
-"""Whoever opens a node whose server takes the connection and then does not answer waits for a bounded time."""
+"""Whoever opens or installs a node whose server takes the connection and then does not answer waits for a bounded time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from nodoubt.engine.worlds import AsyncWorld, ThreadWorld, run_now
 from nodoubt.errors import NodeUnavailable
+from nodoubt.nodes import mariadb, postgresql_tables
 from nodoubt.nodes.contract import Node
 from nodoubt.nodes.dialect import NodeSettings
 from nodoubt.nodes.registry import make_node
@@ -66,3 +67,11 @@ def test_looking_gives_up(node: tuple[Node, Run]) -> None:
     (finding,) = run(made.inspect())
     assert (finding.check, finding.level) == ("reachable", "error")
     assert finding.text.startswith("lost while looking: ")
+
+
+def test_installing_gives_up(node: tuple[Node, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    for dialect in (postgresql_tables, mariadb):
+        monkeypatch.setattr(dialect, "INSTALL_WAIT_S", 1)
+    made, run = node
+    with pytest.raises(NodeUnavailable, match=r"node 'here' could not be installed: (?i:.*lock.*time)"):
+        run(made.install())

@@ -11,6 +11,8 @@ from nodoubt.errors import ConfigError
 
 #: Raised by one with each change of our tables; ``install`` migrates forward.
 SCHEMA_VERSION = 1
+#: How long ``install`` waits for a lock: for another installer of the same database, or for whoever uses its tables.
+INSTALL_WAIT_S = 30
 
 
 class Identity(NamedTuple):

@@ -26,7 +26,7 @@ from nodoubt.nodes import mariadb_tables as tables
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
 from nodoubt.nodes.dialect import Beside, NodeSettings, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed
-from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity
+from nodoubt.nodes.identity import INSTALL_WAIT_S, SCHEMA_VERSION, Identity, check_identity
 from nodoubt.nodes.mariadb_inspect import durable, inspect, may_list, too_old
 from nodoubt.nodes.mariadb_names import branch_of, spelt
 from nodoubt.nodes.mariadb_rules import RULES
@@ -52,8 +52,6 @@ _OTHER_LIMITS = ",idle_write_transaction_timeout=0,idle_readonly_transaction_tim
 MARK_LENGTH = 16
 #: So many such sessions are remembered.
 OVER_MAX = 1000
-#: Two installers of one database wait for each other this long.
-INSTALL_WAIT_S = 30
 
 #: Not UNIX_TIMESTAMP(NOW(6)): it reads a time of the session's zone, which knows some hours of a year twice.
 _NOW_S = "UNIX_TIMESTAMP() + MICROSECOND(NOW(6)) * 0.000001"
@@ -366,7 +364,9 @@ class MariaDB:
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
         await self.explore(session)
         lock = literal(f"nodoubt:install:{self._mark}")
-        ((held,),) = await session.query(f"SET {_COMMIT};SELECT GET_LOCK({lock}, {INSTALL_WAIT_S})")
+        ((held,),) = await session.query(
+            f"SET {_COMMIT},lock_wait_timeout={INSTALL_WAIT_S};SELECT GET_LOCK({lock}, {INSTALL_WAIT_S})"
+        )
         if held != 1:
             raise StatementFailed(LOCK_WAIT_TIMEOUT, "another installer of this database does not come to its end")
         try:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from nodoubt.nodes import postgresql_tables as tables
 from nodoubt.nodes.contract import Capabilities, DecisionRow, Finding, Isolation, Listing, PreparedBranch, Terms
 from nodoubt.nodes.dialect import Beside, Detached, NodeSettings, Session, Stillness
 from nodoubt.nodes.failures import StatementFailed, too_late
-from nodoubt.nodes.identity import SCHEMA_VERSION, Identity, check_identity, check_migratable, check_same
+from nodoubt.nodes.identity import check_identity, check_same
 from nodoubt.nodes.postgresql_inspect import STANDBY, durable, inspect
 from nodoubt.nodes.postgresql_locks import advisory_locks
 from nodoubt.nodes.postgresql_pooler import check_own_session
@@ -78,40 +79,12 @@ _NOW_S = "extract(epoch FROM clock_timestamp())::float8"
 
 UNIQUE_VIOLATION = "23505"
 UNDEFINED_OBJECT = "42704"
-#: Table, and schema.
-UNDEFINED = ("42P01", "3F000")
 LOCK_NOT_AVAILABLE = "55P03"
 #: Class 40 is transaction rollback (serialization failure, deadlock), 53 insufficient resources, 57 operator intervention
 #: (shutdown, cancelled); the appendix on error codes. Of class 55, object not in state, two pass: 55000 is also the answer of a
 #: server that prepares nothing.
 _RETRYABLE_CLASSES = ("40", "53", "57")
 _RETRYABLE = (LOCK_NOT_AVAILABLE, "55006")
-
-#: The steps from each schema to the next; a fresh database takes them all. A step that was released never changes.
-MIGRATIONS = {
-    1: """\
-CREATE SCHEMA IF NOT EXISTS nodoubt;
-CREATE TABLE IF NOT EXISTS nodoubt.node (
-    one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    name text NOT NULL, domain text NOT NULL, id text NOT NULL, schema_version integer NOT NULL
-);
-CREATE TABLE IF NOT EXISTS nodoubt.decision (
-    gid text COLLATE "C" PRIMARY KEY,
-    decision text NOT NULL,
-    participants text NOT NULL DEFAULT '{}',
-    complete boolean NOT NULL DEFAULT false,
-    decided_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    reason text NOT NULL DEFAULT ''
-);
-CREATE INDEX IF NOT EXISTS decision_unfinished ON nodoubt.decision (gid) WHERE NOT complete AND decision <> 'aborted';
-CREATE TABLE IF NOT EXISTS nodoubt.branch (
-    gid text COLLATE "C" NOT NULL, branch integer NOT NULL, PRIMARY KEY (gid, branch)
-);
-""",
-}
-#: Two `nodoubt init` of one database take turns ("nodoubt" in ASCII).
-_INSTALL_LOCK = 0x6E6F646F756274
-
 
 _SELECT = (
     "SELECT gid, decision, participants, complete, extract(epoch FROM clock_timestamp() - decided_at)::float8, reason"
@@ -142,10 +115,10 @@ class PostgreSQL(Detached):
             tag = await session.command(f"SET ROLE NONE{known}")
         except StatementFailed:
             if known:
-                check_same(await self.identity(session), self._database)
+                check_same(await tables.identity(session), self._database)
             raise
         if known and tag != "SELECT 1":
-            check_same(await self.identity(session), self._database)
+            check_same(await tables.identity(session), self._database)
 
     async def set_up(self, session: Session, settings: NodeSettings) -> None:
         await self.serve(session)
@@ -330,57 +303,23 @@ class PostgreSQL(Detached):
             f" AND {_is('decision', decision)} AND {_is('participants', participants)};COMMIT"
         )
 
-    async def identity(self, session: Session) -> Identity | None:
-        """The identity row; None where our tables were never made."""
-        try:
-            rows = await session.query("SELECT name, domain, id, schema_version FROM nodoubt.node")
-        except StatementFailed as failure:
-            if failure.code in UNDEFINED:
-                return None
-            raise
-        return Identity(*rows[0]) if rows else None
-
     async def check_own_session(self, session: Session, name: str, beside: Beside) -> None:
         await check_own_session(session, name, beside)
 
     async def check_identity(self, session: Session, name: str, domain: str) -> None:
-        self._database = check_identity(await self.identity(session), name, domain).id
+        self._database = check_identity(await tables.identity(session), name, domain).id
 
     async def inspect(self, session: Session, name: str, domain: str) -> Sequence[Finding]:
-        return await inspect(self.identity, session, name, domain)
+        return await inspect(session, name, domain)
 
     async def durable(self, session: Session) -> Sequence[Finding]:
         return await durable(session)
 
     async def install(self, session: Session, name: str, domain: str, random: str) -> str:
-        await session.command(f"BEGIN;SELECT pg_advisory_xact_lock({_INSTALL_LOCK})")
-        # Within the transaction nothing may fail.
-        ((installed,),) = await session.query("SELECT to_regclass('nodoubt.node') IS NOT NULL")
-        found = await self.identity(session) if installed else None
-        if found is None:
-            await session.command(f"{_steps_from(0)}{self._identify(name, domain, literal(random))};COMMIT")
-            return f"installed, schema {SCHEMA_VERSION}"
-        check_migratable(found, name, domain)
-        if found.schema_version == SCHEMA_VERSION:
-            await session.command("COMMIT")
-            return f"already installed, schema {SCHEMA_VERSION}"
-        await session.command(
-            f"{_steps_from(found.schema_version)}UPDATE nodoubt.node SET schema_version = {SCHEMA_VERSION};COMMIT"
-        )
-        return f"migrated from schema {found.schema_version} to {SCHEMA_VERSION}"
+        return await tables.install(session, name, domain, random)
 
     def ddl(self, name: str, domain: str) -> str:
-        return f"{_steps_from(0)}{self._identify(name, domain, 'md5(random()::text)')};\n"
-
-    def _identify(self, name: str, domain: str, random: str) -> str:
-        return (
-            "INSERT INTO nodoubt.node (name, domain, id, schema_version)"
-            f" VALUES ({literal(name)}, {literal(domain)}, {random}, {SCHEMA_VERSION})"
-        )
-
-
-def _steps_from(version: int) -> str:
-    return "".join(MIGRATIONS[step] for step in range(version + 1, SCHEMA_VERSION + 1))
+        return tables.ddl(name, domain)
 
 
 def _limit(terms: Terms) -> str:

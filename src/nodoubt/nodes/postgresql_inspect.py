@@ -6,14 +6,14 @@ finds: a lacking privilege is a finding as well.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nodoubt.nodes.contract import Finding
 from nodoubt.nodes.dialect import Session
 from nodoubt.nodes.failures import StatementFailed
 from nodoubt.nodes.findings import identity_finding
-from nodoubt.nodes.identity import Identity
+from nodoubt.nodes.postgresql_tables import identity
 from nodoubt.protocol.ids import parse_text
 
 #: The oldest server whose behaviour the dialect was written for.
@@ -65,9 +65,7 @@ class _Server:
     installed: bool
 
 
-async def inspect(
-    identity: Callable[[Session], Awaitable[Identity | None]], session: Session, name: str, domain: str
-) -> Sequence[Finding]:
+async def inspect(session: Session, name: str, domain: str) -> Sequence[Finding]:
     """All findings of one node, also those that are fine. Raises ConnectionLost and StatementFailed."""
     # As recovery does.
     await session.command("SET ROLE NONE")
@@ -75,7 +73,7 @@ async def inspect(
     prepared = await session.query(_PREPARED)
     findings = [*_version(server), *_slots(server), *_durable(server)]
     findings += _privileges(server, await session.query(_LACKING), prepared, domain)
-    findings.append(await _identity(identity, session, name, domain))
+    findings.append(await _identity(session, name, domain))
     findings += _foreign(prepared, domain)
     # Last, so that whoever compares it with his own clock does so at once.
     ((now,),) = await session.query("SELECT extract(epoch FROM clock_timestamp())::float8")
@@ -194,9 +192,7 @@ def _privileges(
         )
 
 
-async def _identity(
-    identity: Callable[[Session], Awaitable[Identity | None]], session: Session, name: str, domain: str
-) -> Finding:
+async def _identity(session: Session, name: str, domain: str) -> Finding:
     try:
         return identity_finding(await identity(session), name, domain)
     except StatementFailed as failure:
