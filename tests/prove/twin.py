@@ -127,7 +127,8 @@ def tlc(folder: Path, module: str, config: str) -> Checked:
     jar = Path(package.submodule_search_locations[0]) / "tla2tools.jar"
     for file in PROOF.iterdir():
         shutil.copy(file, folder)
-    java = ["java", "-XX:+UseParallelGC", "-cp", str(jar), "tlc2.TLC"]
+    # There it unpacks its own modules; another one that runs at the same time would read them half written.
+    java = ["java", "-XX:+UseParallelGC", f"-Djava.io.tmpdir={folder}", "-cp", str(jar), "tlc2.TLC"]
     options = ["-deadlock", "-dump", "dot", "states", "-config", config, module]
     run = subprocess.run([*java, *options], capture_output=True, text=True, check=False, cwd=folder)
     found = re.search(r"(\d+) distinct states found", run.stdout)
