@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -19,14 +19,14 @@ from nodoubt.nodes.registry import make_node
 from tests import plain
 from tests.conftest import DatabaseFactory, ServerName
 
-LIMIT_S = 0.5
+LIMIT_S = 1.0
 WHO: dict[str, ServerName] = {
     "postgresql+asyncpg": "postgresql",
     "postgresql+psycopg": "postgresql",
     "mariadb+aiomysql": "mariadb",
     "mariadb+pymysql": "mariadb",
 }
-Run = Callable[[Awaitable[Any]], Any]
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 @pytest.fixture(params=WHO)
@@ -40,7 +40,7 @@ def node(request: pytest.FixtureRequest, database: DatabaseFactory) -> Iterator[
     settings = NodeSettings(url=url.replace(where, driver, 1), connect_timeout_s=LIMIT_S)
     made = make_node("here", "shop", settings, world, asynchronous=is_asynchronous)
     with asyncio.Runner() as runner:
-        run: Run = runner.run if is_asynchronous else run_now  # type: ignore[assignment]
+        run: Run = runner.run if is_asynchronous else run_now
         run(made.install())
         other: Any = psycopg.connect(url) if where == "postgresql" else plain.mariadb(url)
         with closing(other):

@@ -5,8 +5,6 @@ They never reach the user; the driver's own error is the ``__cause__``.
 
 from __future__ import annotations
 
-from nodoubt.nodes.contract import Isolation, Terms
-
 #: What to do where a driver, or the server, does not take the login.
 CHECK_LOGIN = "check user, password, port and database in the URL, and the node's options"
 
@@ -27,14 +25,3 @@ class ConnectionLost(Exception):
 def too_late() -> StatementFailed:
     """A probe comes too late to insert a tombstone: see :meth:`nodoubt.nodes.contract.Node.probe`."""
     return StatementFailed("", "asked too late: what is asked about may have been decided and forgotten meanwhile")
-
-
-def awaited(terms: Terms) -> str:
-    """What a branch on these terms may have waited for in vain."""
-    if terms.isolation is Isolation.ATOMIC or not terms.lock_wait_s:
-        return ""
-    if terms.keys:
-        lock = f"the locks of {', '.join(repr(key.name) for key in terms.keys)}"
-    else:
-        lock = "the lock of the domain" if terms.isolation is Isolation.SERIALIZABLE else "a lock"
-    return f", waiting for {lock} up to {terms.lock_wait_s:g} s"

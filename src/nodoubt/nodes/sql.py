@@ -27,12 +27,12 @@ from nodoubt.nodes.contract import (
     always,
 )
 from nodoubt.nodes.dialect import Dialect, Driver, NodeSettings, Row, Session
-from nodoubt.nodes.failures import ConnectionLost, StatementFailed, awaited, too_late
+from nodoubt.nodes.failures import ConnectionLost, StatementFailed, too_late
 from nodoubt.nodes.findings import compared
 from nodoubt.nodes.pool import Pool
 from nodoubt.nodes.sql_branch import SqlBranch
 from nodoubt.nodes.sql_gate import GATES_MAX, REOPEN_S_MAX, SqlGate
-from nodoubt.nodes.texts import unreadable_reason
+from nodoubt.nodes.texts import awaited, unreadable_reason
 from nodoubt.nodes.world import World
 from nodoubt.protocol.ids import BranchId, token
 from nodoubt.protocol.verdicts import HomeSays
@@ -97,11 +97,10 @@ class SqlNode:
         alarm = self._world.later(self._settings.connect_timeout_s, session.abandon)
         try:
             await step
-        except (ConnectionLost, StatementFailed) as error:
+        except BaseException as error:
             session.abandon()
-            raise self._refused("refused a new session", error) from error
-        except BaseException:
-            session.abandon()
+            if isinstance(error, ConnectionLost | StatementFailed):
+                raise self._refused("refused a new session", error) from error
             raise
         finally:
             alarm.cancel()
@@ -373,16 +372,17 @@ class SqlNode:
         return (await self.decisions([gid]))[gid].says
 
     async def inspect(self) -> Sequence[Finding]:
-        check = "reachable"
         try:
             async with self._beside() as session:
-                check = "sessions"
-                await self.dialect.check_own_session(session, self.name, self._beside)
+                try:
+                    await self.dialect.check_own_session(session, self.name, self._beside)
+                except ConfigError as error:
+                    return [Finding(check="sessions", level="error", text=error.message, fix=error.hint)]
                 findings = await self.dialect.inspect(session, self.name, self.domain)
                 now_s, pool_size = self._world.unix_ms() / 1000, self._settings.pool_size
                 return [compared(finding, now_s=now_s, pool_size=pool_size) for finding in findings]
         except NodoubtError as error:
-            return [Finding(check=check, level="error", text=error.message, fix=error.hint)]
+            return [Finding(check="reachable", level="error", text=error.message, fix=error.hint)]
         except (ConnectionLost, StatementFailed) as error:
             return [Finding(check="reachable", level="error", text=f"lost while looking: {error}")]
 

@@ -1,4 +1,4 @@
-"""How values are spelt inside our texts, and how decision rows are read back.
+"""How values are spelt inside our texts, how decision rows are read back, and some words for people.
 
 Our texts carry literals instead of parameters, because several statements travel in one packet. Everything spelt here is
 either of a grammar that needs no quoting (gids, names) or quoted by :func:`literal`.
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from nodoubt.nodes.contract import DecisionRow
+from nodoubt.nodes.contract import DecisionRow, Isolation, Terms
 from nodoubt.protocol.ids import BRANCHES_MAX
 from nodoubt.protocol.verdicts import HomeSays
 
@@ -56,3 +56,14 @@ def decision_row(
 def unreadable_reason(reason: str, raw: tuple[str, str]) -> str:
     """A person's reason, with what stood in the row that it replaces."""
     return f"{reason} (instead of an unreadable row: decision {raw[0]!r}, participants {raw[1]!r})"
+
+
+def awaited(terms: Terms) -> str:
+    """What a branch on these terms may have waited for in vain."""
+    if terms.isolation is Isolation.ATOMIC or not terms.lock_wait_s:
+        return ""
+    if terms.keys:
+        lock = f"the locks of {', '.join(repr(key.name) for key in terms.keys)}"
+    else:
+        lock = "the lock of the domain" if terms.isolation is Isolation.SERIALIZABLE else "a lock"
+    return f", waiting for {lock} up to {terms.lock_wait_s:g} s"
